@@ -1,0 +1,39 @@
+# Two commands: `make quickstart` and `make test`. Both install into $(VENV) first; nothing else is touched.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test test-all lint benchmarks clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/mergecore quickstart
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+# the default suite and what is too long for it
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmarks: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

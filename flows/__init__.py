@@ -1,0 +1,14 @@
+"""The flows: each reads like its paper's algorithm. `FLOWS` finds the one for a search method."""
+
+from __future__ import annotations
+
+from mergecore.registry import Registry
+
+FLOWS = Registry(
+    "flow",
+    {
+        "map": "flows.map:map_flow",
+        "direct": "flows.direct:direct_flow",
+    },
+)
+"""Search method to flow."""

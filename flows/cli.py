@@ -1,0 +1,201 @@
+"""The command line: every command runs a flow or reads a finished run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mergecore.errors import InputError, MergecoreError
+
+app = typer.Typer(
+    help="The whole Pareto front of a model merge, cheaply, and the checkpoint you pick from it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one key of the config.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the run's files.")]
+
+
+def main() -> None:
+    """Entry point: wrong input ends with code 2 and one sentence, everything else with code 1."""
+    try:
+        app()
+    except InputError as error:
+        _complain(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("Interrupted. What was evaluated is kept; run the same command again to continue.")
+        sys.exit(130)
+    except MergecoreError as error:
+        _complain(str(error))
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("MERGECORE_DEBUG"):
+            raise
+        from flows.terminal import note_crash
+
+        log = note_crash(error)
+        _complain(f"Unexpected {type(error).__name__}: {str(error).strip() or 'no message'}\nDetails: {log}")
+        sys.exit(1)
+
+
+@app.command()
+def quickstart(
+    out: Out = None,
+    tasks: Annotated[int, typer.Option("--tasks", min=2, max=8, help="How many digit tasks to merge.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of training, samples and front.")] = 0,
+) -> None:
+    """Fine-tune small models on scikit-learn's digits, merge them, and show the front.
+
+    Example: [bold]mergecore quickstart --tasks 3[/bold]
+    """
+    from flows.terminal import running
+
+    with running(Path(out or "runs/quickstart")):
+        from flows.quickstart import quickstart_flow
+
+        folder = quickstart_flow(tasks=tasks, seed=seed, out=str(out) if out else None)
+    _show_result(Path(folder))
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Preflight in seconds: files, architectures, shapes, data, metrics, memory, number of evaluations.
+
+    Example: [bold]mergecore check study.yaml[/bold]
+    """
+    from flows.terminal import print_check
+    from mergecore.config import load_config
+    from mergecore.files import home_folder
+    from mergecore.study import check as check_study
+
+    study = load_config(config, overrides)
+    print_check(study.name, check_study(study, home_folder()))
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides = None, out: Out = None) -> None:
+    """Run the study; run it again with the same folder to continue an interrupted one.
+
+    Example: [bold]mergecore run study.yaml --set search.samples=60 --out runs/study[/bold]
+    """
+    from flows.terminal import print_notes, running
+    from mergecore.config import load_config
+    from mergecore.files import home_folder
+    from mergecore.study import check as check_study
+
+    study = load_config(config, overrides)
+    print_notes(check_study(study, home_folder()).warnings)
+    with running(Path(out or Path("runs") / study.name)):
+        from flows import FLOWS
+
+        folder = FLOWS.get(study.search.method)(study, str(out) if out else None)
+    _show_result(Path(folder))
+
+
+@app.command()
+def pick(
+    folder: RunFolder,
+    prefer: Annotated[list[str] | None, typer.Option(metavar="TASK=WEIGHT", help="Preference for a task.")] = None,
+    at_least: Annotated[list[str] | None, typer.Option(metavar="TASK=BOUND", help="A bound that must be met.")] = None,
+    maximize: Annotated[str | None, typer.Option(metavar="TASK", help="What to make best within the bounds.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The knee of the front.")] = False,
+    verified: Annotated[bool, typer.Option("--verified", help="Only points that were evaluated for real.")] = False,
+    export: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the merged checkpoint there.")] = None,
+) -> None:
+    """Choose a point of a finished run's front, and export its checkpoint.
+
+    Example: [bold]mergecore pick runs/quickstart --prefer upright=0.7 --prefer rotated=0.3 --export merged[/bold]
+    """
+    from flows.terminal import print_pick
+    from mergecore.pick import pick_point
+    from mergecore.run_folder import read_run
+
+    record = read_run(folder)
+    choice = pick_point(
+        record,
+        prefer=_assignments(prefer, "--prefer"),
+        at_least=_assignments(at_least, "--at-least"),
+        maximize=maximize,
+        at_knee=knee,
+        verified=verified,
+    )
+    print_pick(record, choice)
+    if export is not None:
+        from flows.export import export_pick
+
+        export_pick(record, choice, export)
+        typer.echo(f"\nCheckpoint: {export}")
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Folders of finished runs.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write compare.csv and compare.png there.")] = None,
+) -> None:
+    """Fronts of several runs side by side: measures and a picture.
+
+    Example: [bold]mergecore compare runs/map runs/direct --out comparison[/bold]
+    """
+    from flows.terminal import print_comparison
+    from mergecore.compare import compare_runs
+    from mergecore.run_folder import read_run
+
+    records = [read_run(folder) for folder in folders]
+    table = compare_runs(records)
+    print_comparison(table)
+    if out is not None:
+        from mergecore.figures import comparison_figure
+        from mergecore.files import atomic_write
+
+        atomic_write(out / "compare.csv", table.to_csv(index=False))
+        atomic_write(out / "compare.png", comparison_figure(records))
+        typer.echo(f"\nWritten: {out / 'compare.csv'}, {out / 'compare.png'}")
+
+
+def _assignments(values: list[str] | None, option: str) -> dict[str, float]:
+    """``TASK=NUMBER`` pairs; the last '=' separates, so a task's name may contain one."""
+    found: dict[str, float] = {}
+    for value in values or []:
+        name, separator, number = value.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            separator = ""
+        if not separator or not name:
+            raise InputError(f"{option} {value!r} is not of the form TASK=NUMBER.")
+    return found
+
+
+def _show_result(folder: Path) -> None:
+    from flows.terminal import print_front, relative
+    from mergecore.run_folder import read_run
+
+    record = read_run(folder)
+    print_front(record)
+    first, second = (shlex.quote(record.tasks[i].name) for i in (0, min(1, len(record.tasks) - 1)))
+    where: Any = shlex.quote(relative(folder))
+    tracking = record.summary["tracking"]
+    looks = tracking["open"] if not tracking["open"].startswith("http") else f"open {tracking['open']}"
+    typer.echo(f"\nReport: {relative(folder / 'report.html')}\n\nNext:")
+    typer.echo(f"  mergecore pick {where} --prefer {first}=0.7 --prefer {second}=0.3 --export merged")
+    typer.echo(f"  {looks}")
+    typer.echo("  prefect server start")
+
+
+def _complain(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Plain MAP (MAP, Section 3, Algorithm 1)."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mergecore.config import StudyConfig
+from mergecore.study import new_search
+from tasks.report import write_record
+from tasks.run import open_run
+from tasks.search import choose_verified, evaluate_rounds, find_front
+from tasks.verification import held_out_metrics, verify
+
+
+@flow(name="map", flow_run_name="{config.name}", persist_result=False)
+def map_flow(config: StudyConfig, out: str | None = None) -> str:
+    """The Pareto front of a merge by quadratic surrogates of the metrics over the scaling coefficients.
+
+    Args:
+        config: the study.
+        out: folder for the run's files; default ``runs/<name>``.
+
+    Returns:
+        The run's folder.
+    """
+    with open_run(config, out) as run:
+        search = new_search(config)
+        rounds = evaluate_rounds(run, search)  # Omega: K coefficient vectors and their metrics
+        front = find_front(run, search)  # surrogates, then NSGA-III on them
+        chosen = choose_verified(run, front)
+        front, verification = verify(run, front, chosen)  # "MAP, real"
+        test_PT, held_out = held_out_metrics(run, front, chosen)
+        write_record(run, search, front, [*rounds, *verification], held_out, test_PT)
+        return str(run.folder)

@@ -1,0 +1,181 @@
+"""What a person reads in the terminal: our progress and results, nothing else; the rest goes to a named log file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mergecore.files import home_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mergecore.pick import Pick
+    from mergecore.run_folder import RunRecord
+    from mergecore.study import CheckResult
+
+SHOWN_POINTS = 12
+FOREIGN_LOGGERS = ("prefect", "mlflow", "alembic", "ray", "httpx", "urllib3", "transformers", "torch", "pymoo")
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[None]:
+    """Run flows in this process with a quiet terminal and a Prefect API to talk to.
+
+    Args:
+        folder: the run's folder, named in the log.
+    """
+    log = home_folder() / "logs" / "run.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # before prefect is imported: its console handler reads this once
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    from flows.server import prefect_server
+
+    with _foreign_logs_to(log), prefect_server(home_folder() / "logs" / "prefect-server.log"):
+        logging.getLogger("prefect").info("run folder %s", folder)
+        yield
+
+
+@contextmanager
+def _foreign_logs_to(log: Path) -> Iterator[None]:
+    """Send the libraries' log records and warnings to a file instead of the terminal."""
+    handler = logging.FileHandler(log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in (*FOREIGN_LOGGERS, "py.warnings")]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.addHandler(handler)
+    logging.getLogger("py.warnings").propagate = False
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        logging.captureWarnings(False)
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+def note_crash(error: BaseException) -> Path:
+    """Append the traceback of an unexpected error to a log and return its path."""
+    log = home_folder() / "logs" / "crash.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as sink:
+        sink.write("".join(traceback.format_exception(error)))
+    return log
+
+
+def relative(path: Path) -> str:
+    """The path as a person in the working folder would type it."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def print_check(name: str, result: CheckResult) -> None:
+    """The preflight's findings."""
+    table = Table(title=Text(f"{name}: ready to run"), show_header=False, title_justify="left")
+    rows = {
+        "models": str(result.models),
+        "tasks": str(result.tasks),
+        "parameters": f"{result.parameters:,}",
+        "task matrix on disk": f"at most {_bytes(result.matrix_bytes)} of {_bytes(result.disk_free_bytes)} free",
+        "memory of a worker": f"{_bytes(result.worker_bytes)} beside the shared task matrix",
+        "coefficient vectors": str(result.coefficient_vectors),
+        "(coefficients, task) evaluations": f"at most {result.evaluations}",
+        "examples": ", ".join(f"{task}: {count or 'unknown'}" for task, count in result.examples.items()),
+    }
+    for key, value in rows.items():
+        table.add_row(key, Text(value))
+    Console().print(table)
+    print_notes(result.warnings)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Warnings, one a line, on standard error."""
+    for note in notes:
+        Console(stderr=True).print(Text(f"Note: {note}"))
+
+
+def print_front(record: RunRecord) -> None:
+    """The verified points of a front, best first on the first task, with the sentence on the trade-off."""
+    real, test = record.front_metrics("real"), record.front_metrics("test")
+    shown, kind = (test, "held-out") if np.isfinite(test).any() else (real, "real")
+    if not np.isfinite(shown).any():
+        shown, kind = record.front_metrics("predicted"), "predicted"
+    rows = np.flatnonzero(np.isfinite(shown).all(axis=1))
+    sign = 1 if record.tasks[0].maximise else -1
+    rows = rows[np.argsort(-sign * shown[rows, 0], kind="stable")]
+    metrics = sorted({task.metric for task in record.tasks})
+    title = f"{record.name}: {len(record.front)} points on the Pareto front, {len(rows)} of them with {kind} {', '.join(metrics)}"
+    if len(rows) > SHOWN_POINTS:
+        rows = rows[np.linspace(0, len(rows) - 1, SHOWN_POINTS).astype(int)]
+        title += f" ({SHOWN_POINTS} shown)"
+    table = Table(title=Text(title), title_justify="left")
+    for task in record.tasks:
+        table.add_column(Text(task.name), justify="right")
+    for model in record.models:
+        table.add_column(Text(f"c.{model}"), justify="right", style="dim")
+    coefficients = record.front_coefficients()
+    for row in rows:
+        values = [f"{value:.3f}" for value in shown[row]] + [f"{c:.2f}" for c in coefficients[row]]
+        table.add_row(*values)
+    console = Console()
+    console.print()
+    console.print(table)
+    counts, timings = record.summary["evaluations"], record.summary["timings"]
+    console.print(Text(record.summary["diagnosis"]["sentence"]))
+    line = f"{counts['coefficient_vectors']} coefficient vectors evaluated in {timings['evaluate']:.0f} s"
+    line += f", {counts['known_pairs']} of {counts['pairs']} evaluations were known" if counts["known_pairs"] else ""
+    line += f", {counts['failed']} failed (reasons in evaluations.csv)" if counts["failed"] else ""
+    console.print(Text(f"{line}."))
+
+
+def print_pick(record: RunRecord, choice: Pick) -> None:
+    """The chosen point: coefficients and metrics."""
+    table = Table(title=Text(f"{record.name}: point {choice.index}, chosen by {choice.chosen_by} metrics"), title_justify="left")
+    table.add_column("model")
+    table.add_column("scaling coefficient", justify="right")
+    for model, value in choice.coefficients.items():
+        table.add_row(Text(model), f"{value:.6f}")
+    metrics = Table()
+    metrics.add_column("task")
+    for kind in choice.metrics:
+        metrics.add_column({"test": "held out"}.get(kind, kind), justify="right")
+    for task in record.tasks:
+        metrics.add_row(Text(f"{task.name} ({task.metric})"), *(f"{values[task.name]:.4f}" for values in choice.metrics.values()))
+    console = Console()
+    console.print(table)
+    console.print(metrics)
+    if "real" not in choice.metrics:
+        console.print("This point was not evaluated for real; --verified chooses among those that were.")
+
+
+def print_comparison(table: pd.DataFrame) -> None:
+    """One row a run."""
+    shown = Table()
+    for column in table.columns:
+        shown.add_column(Text(str(column)), justify="left" if column in ("run", "method", "measured on") else "right")
+    for _, row in table.iterrows():
+        shown.add_row(*(Text(f"{value:.4f}" if isinstance(value, float) else str(value)) for value in row))
+    Console().print(shown)
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"

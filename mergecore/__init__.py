@@ -1,0 +1,1 @@
+"""The science of model merging as a library; it needs no server."""

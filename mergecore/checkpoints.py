@@ -1,0 +1,333 @@
+"""Checkpoints: find them, open them without running anything in them, read one tensor at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from mergecore.errors import InputError
+from mergecore.files import atomic_write
+from mergecore.registry import Registry
+
+SOURCES = Registry(
+    "checkpoint source",
+    {
+        "digits": "mergecore.digits:model_folder",
+    },
+)
+"""Prefixes of the form ``digits:upright``; each entry is ``(rest, home) -> path`` of a folder or file."""
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".th", ".ckpt")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.json", "*.txt", "*.model"]
+SAFETENSORS_CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS_CODES}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What is known of a tensor without reading its values."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Content of a checkpoint: a digest for each tensor and one over all of them.
+
+    The digest of a tensor covers dtype, shape and bytes, so the same weights have the same fingerprint in every file
+    format and under every path.
+    """
+
+    total: str
+    tensors: Mapping[str, str]
+
+
+class _Reader(Protocol):
+    def __call__(self, name: str) -> torch.Tensor: ...
+
+
+@dataclass
+class Checkpoint:
+    """An opened checkpoint: names, shapes and dtypes are known, values are read on demand.
+
+    Attributes:
+        source: what the user wrote, for messages.
+        tensors: name to shape and dtype.
+        folder: the folder that holds config and tokenizer files, if there is one.
+    """
+
+    source: str
+    tensors: dict[str, TensorInfo]
+    _readers: dict[str, _Reader] = field(repr=False)
+    _files: list[Path] = field(repr=False, default_factory=list)
+    folder: Path | None = None
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor ``name``, on the CPU, in its own dtype."""
+        try:
+            return self._readers[name](name)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise InputError(f"The tensor {name!r} of {self.source!r} cannot be read: {error}") from None
+
+    def fingerprint(self, cache: Path | None = None) -> Fingerprint:
+        """Digest every tensor (one in memory at a time).
+
+        Args:
+            cache: a folder that remembers fingerprints by path, size and modification time of the files.
+        """
+        entry = cache / f"{self._file_stamp()}.json" if cache is not None and self._files else None
+        if entry is not None and entry.is_file():
+            try:
+                stored = json.loads(entry.read_text())
+                if stored["tensors"].keys() == self.tensors.keys():
+                    return Fingerprint(stored["total"], stored["tensors"])
+            except (ValueError, KeyError):
+                pass  # a damaged cache entry is recomputed
+        tensors = {name: tensor_digest(self.read(name)) for name in self.tensors}
+        total = hashlib.sha256(json.dumps(sorted(tensors.items())).encode()).hexdigest()
+        if entry is not None:
+            atomic_write(entry, json.dumps({"source": self.source, "total": total, "tensors": tensors}))
+        return Fingerprint(total, tensors)
+
+    def _file_stamp(self) -> str:
+        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self._files]
+        return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """SHA-256 over dtype, shape and bytes of a tensor."""
+    digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
+
+
+def from_state_dict(state: Mapping[str, torch.Tensor], *, source: str = "state dict in memory") -> Checkpoint:
+    """A checkpoint over tensors that are already in memory; nothing is copied."""
+    tensors = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+    return Checkpoint(source, tensors, {name: state.__getitem__ for name in tensors})
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, TensorInfo],
+    read: Callable[[str], torch.Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file tensor by tensor, so that one at a time is in memory.
+
+    Args:
+        path: the file; it must not be read before this returns.
+        tensors: names with the shape and dtype to write, in file order.
+        read: returns a tensor by name; it is cast to the stated dtype.
+        metadata: text entries of the header.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    offset = 0
+    for name, info in tensors.items():
+        size = math.prod(info.shape) * info.dtype.itemsize
+        header[name] = {
+            "dtype": SAFETENSORS_CODES[info.dtype],
+            "shape": list(info.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as handle:
+        handle.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name, info in tensors.items():
+            handle.write(_bytes(read(name).to(info.dtype)))
+
+
+def locate(source: str, home: Path) -> Path:
+    """The local file or folder behind what the user wrote.
+
+    Args:
+        source: a registered prefix (``digits:upright``), a local path, or a hub id ``owner/name[@revision]``.
+        home: MERGECORE_HOME, where prefixes may keep what they make.
+
+    Raises:
+        InputError: nothing is there, or the hub cannot be reached.
+    """
+    prefix, separator, rest = source.partition(":")
+    if separator and prefix in SOURCES:
+        return SOURCES.get(prefix)(rest, home)
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    name, _, revision = source.partition("@")
+    if HUB_ID.fullmatch(name) and not path.suffix and not Path(name).parent.exists():
+        return _download(name, revision or None)
+    raise InputError(f"The checkpoint {source!r} does not exist.")
+
+
+def open_checkpoint(source: str | Path, *, home: Path) -> Checkpoint:
+    """Open a checkpoint from any supported source.
+
+    Raises:
+        InputError: missing, truncated, empty, of an unknown kind, or a pickle that is not a plain state dict.
+    """
+    path = locate(str(source), home)
+    if path.is_dir():
+        checkpoint = _open_folder(path, str(source))
+    else:
+        checkpoint = _open_files([path], str(source))
+    if not checkpoint.tensors:
+        raise InputError(f"The checkpoint {str(source)!r} holds no tensors.")
+    return checkpoint
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(f"{name!r} is no local path and could not be fetched from the hub: {reason}.") from None
+
+
+def _open_folder(folder: Path, source: str) -> Checkpoint:
+    """A model folder in the hub's format: one file, or shards with an index; safetensors before torch files."""
+    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        index = folder / f"{stem}{suffix}.index.json"
+        single = folder / f"{stem}{suffix}"
+        if single.is_file():
+            checkpoint = _open_files([single], source)
+        elif index.is_file():
+            checkpoint = _open_files([folder / shard for shard in _shards(index)], source)
+        else:
+            continue
+        checkpoint.folder = folder
+        return checkpoint
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        checkpoint = _open_files(files, source)
+        checkpoint.folder = folder
+        return checkpoint
+    raise InputError(
+        f"The folder {source!r} holds no model.safetensors, pytorch_model.bin or index of shards.",
+        "Is it a checkpoint saved with save_pretrained?",
+    )
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise InputError(f"The index {str(index)!r} is not a map of tensors to shards.") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InputError(f"The index {str(index)!r} names {name!r}, which is no file beside it.")
+        if not (index.parent / name).is_file():
+            raise InputError(f"The shard {name!r} that {str(index)!r} names is missing.")
+    return names
+
+
+def _open_files(paths: list[Path], source: str) -> Checkpoint:
+    tensors: dict[str, TensorInfo] = {}
+    readers: dict[str, _Reader] = {}
+    for path in paths:
+        for name, info, reader in _open_file(path):
+            if name in tensors:
+                raise InputError(f"The tensor {name!r} stands in two files of {source!r}.")
+            tensors[name] = info
+            readers[name] = reader
+    return Checkpoint(source, tensors, readers, list(paths))
+
+
+def _open_file(path: Path) -> Iterator[tuple[str, TensorInfo, _Reader]]:
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return _open_torch(path)
+    raise InputError(
+        f"{str(path)!r} is no checkpoint this tool reads.",
+        f"Known: a model folder, .safetensors, {', '.join(TORCH_SUFFIXES)}.",
+    )
+
+
+def _open_safetensors(path: Path) -> Iterator[tuple[str, TensorInfo, _Reader]]:
+    try:
+        handle = safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{str(path)!r} is not a complete safetensors file: {error}.", "Copy it again.") from None
+    for name in handle.keys():  # noqa: SIM118: safe_open is no mapping
+        part = handle.get_slice(name)
+        dtype = _safetensors_dtype(part.get_dtype(), path, name)
+        yield name, TensorInfo(tuple(part.get_shape()), dtype), handle.get_tensor
+
+
+def _safetensors_dtype(code: str, path: Path, name: str) -> torch.dtype:
+    for dtype, known in SAFETENSORS_CODES.items():
+        if code == known:
+            return dtype
+    raise InputError(f"The tensor {name!r} of {str(path)!r} has the dtype {code}, which cannot be merged.")
+
+
+def _open_torch(path: Path) -> Iterator[tuple[str, TensorInfo, _Reader]]:
+    import pickle
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{str(path)!r} is a pickle of more than tensors; opening it could run code, so it is refused.",
+            "Save the module's state_dict() with safetensors.torch.save_file and name that file.",
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        # files of the format before torch 1.6 cannot be mapped
+        content = _load_unmapped(path, error)
+    state = _state_dict(content, path)
+    for name, tensor in state.items():
+        yield name, TensorInfo(tuple(tensor.shape), tensor.dtype), state.__getitem__
+
+
+def _load_unmapped(path: Path, reason: Exception) -> object:
+    import pickle
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError):
+        text = str(reason).splitlines()[0].rstrip(".")
+        raise InputError(f"{str(path)!r} is not a complete state dict: {text}.", "Copy it again.") from None
+
+
+def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
+    """The mapping of names to tensors, at the top level or under the usual keys of training checkpoints."""
+    for key in (None, "state_dict", "model", "model_state_dict"):
+        inner = content if key is None else content.get(key) if isinstance(content, dict) else None
+        if isinstance(inner, dict) and inner and all(isinstance(value, torch.Tensor) for value in inner.values()):
+            return {str(name): tensor.detach() for name, tensor in inner.items()}
+    raise InputError(f"{str(path)!r} holds no state dict (a mapping of names to tensors).")

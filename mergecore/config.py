@@ -1,0 +1,331 @@
+"""The study's YAML file as typed models; the same objects are the parameters of the flows."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mergecore.errors import InputError
+from mergecore.evaluators import EVALUATORS
+from mergecore.evaluators.metrics import METRICS
+from mergecore.fronts.optimise import ALGORITHMS
+from mergecore.registry import Registry, did_you_mean
+from mergecore.run_folder import check_names
+from mergecore.search import SEARCHES
+from mergecore.transforms import TRANSFORMS
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_NODES = 100_000
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors, values are never coerced from other kinds."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+def checked_name(name: str) -> str:
+    """A model's, task's or study's name: any printable text that cannot be taken for a path."""
+    if not name.strip():
+        raise ValueError("a name must not be empty")
+    if any(unicodedata.category(character).startswith("C") and character != "\u200d" for character in name):
+        raise ValueError(f"the name {name!r} contains control characters")
+    if "/" in name or "\\" in name or name.startswith((".", "~")):
+        raise ValueError(f"the name {name!r} looks like a path: names must not contain '/' or '\\' or start with '.' or '~'")
+    return name
+
+
+class ModelConfig(Section):
+    """One fine-tuned model."""
+
+    name: str = Field(description="What tables, coefficients and the report call this model.")
+    source: str = Field(description="Hub id, local folder, .safetensors, or a .pt/.bin/.pth state dict.")
+
+    _name = field_validator("name")(checked_name)
+
+
+class DatasetConfig(Section):
+    """Labelled examples of one task."""
+
+    path: str = Field(description="An .npz file with x_<split> and y_<split>, or 'digits:<task>'.")
+    split: str = Field("test", description="The split that coefficients are chosen on.")
+    test_split: str | None = Field(None, description="A split that takes no part in the choice; reported for the front.")
+    limit: int | None = Field(None, gt=0, description="Use at most so many examples, a class-stratified draw.")
+    seed: int = Field(0, ge=0, description="Seed of that draw.")
+
+
+class TaskConfig(Section):
+    """One objective: what is measured, on which data, by which evaluator."""
+
+    name: str
+    evaluator: str = Field("image_classification", description=f"One of: {', '.join(EVALUATORS)}.")
+    dataset: DatasetConfig | None = None
+    metric: str = Field("accuracy", description="Direction and range follow from a known metric.")
+    direction: Literal["maximize", "minimize"] | None = Field(None, description="Needed for a metric of your own.")
+    range: tuple[float | None, float | None] | None = Field(None, description="[lower, upper]; null is unbounded.")
+    args: dict[str, Any] = Field(default_factory=dict, description="Arguments of the evaluator.")
+
+    _name = field_validator("name")(checked_name)
+
+    @field_validator("evaluator")
+    @classmethod
+    def _known_evaluator(cls, value: str) -> str:
+        return known(value, EVALUATORS)
+
+    @model_validator(mode="after")
+    def _metric_is_defined(self) -> TaskConfig:
+        evaluator = EVALUATORS.get(self.evaluator)
+        if evaluator.metrics is not None and self.metric not in evaluator.metrics:
+            raise ValueError(
+                f"task {self.name!r}: {self.evaluator} does not measure {self.metric!r}. "
+                + did_you_mean(self.metric, evaluator.metrics)
+            )
+        if self.metric not in METRICS and self.direction is None:
+            raise ValueError(f"task {self.name!r}: say 'direction: maximize' or 'minimize' for the metric {self.metric!r}")
+        lower, upper = self.bounds
+        if lower is not None and upper is not None and not lower < upper:
+            raise ValueError(f"task {self.name!r}: the range [{lower}, {upper}] of {self.metric!r} is empty")
+        if self.metric in METRICS:
+            known_lower, known_upper = METRICS[self.metric].bounds
+            if (known_lower, known_upper) != (lower, upper) and evaluator.metrics is not None:
+                raise ValueError(
+                    f"task {self.name!r}: {self.metric!r} lies in [{known_lower}, {known_upper}], not in [{lower}, {upper}]"
+                )
+        return self
+
+    @property
+    def maximise(self) -> bool:
+        """Whether more is better."""
+        if self.direction is not None:
+            return self.direction == "maximize"
+        return METRICS[self.metric].maximise
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Range of the metric, None where it is unbounded."""
+        if self.range is not None:
+            return self.range
+        return METRICS[self.metric].bounds if self.metric in METRICS else (None, None)
+
+
+class MergeConfig(Section):
+    """What happens to the task vectors before they are added up."""
+
+    transform: str = Field("none", description=f"One of: {', '.join(TRANSFORMS)}.")
+    storage: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Number format of the stored task vectors; sums are always float32."
+    )
+
+    @field_validator("transform")
+    @classmethod
+    def _known_transform(cls, value: str) -> str:
+        return known(value, TRANSFORMS)
+
+
+class FrontConfig(Section):
+    """How the Pareto front of the surrogates is found and verified."""
+
+    algorithm: str = Field("nsga3", description=f"One of: {', '.join(ALGORITHMS)}.")
+    population: int = Field(200, ge=4, le=10_000)
+    generations: int = Field(300, ge=1, le=100_000)
+    verify: int = Field(10, ge=0, description="How many points of the front to evaluate for real.")
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known_algorithm(cls, value: str) -> str:
+        return known(value, ALGORITHMS)
+
+
+class ExecutionConfig(Section):
+    """Where and how candidates are evaluated."""
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    threads_per_worker: int = Field(1, ge=1, description="The same for any number of workers: results repeat to the bit.")
+    gpus_per_worker: float = Field(0.0, ge=0.0)
+    ray_address: str | None = Field(None, description="A running cluster to join; without it a local one is started.")
+    attempts: int = Field(3, ge=1, description="Tries for one evaluation before it is recorded as failed.")
+    retry_failed: bool = Field(False, description="Try evaluations again that an earlier run recorded as failed.")
+
+
+class TrackingConfig(Section):
+    """Where numbers and pictures are logged."""
+
+    uri: str | None = Field(None, description="MLflow tracking URI; default: mlflow.db under MERGECORE_HOME.")
+    experiment: str = "map"
+
+
+def _search_union() -> Any:
+    """The options of every registered search method, told apart by ``method``."""
+    options = tuple(SEARCHES.get(name).Options for name in SEARCHES)
+    return Annotated[Union[options], Field(discriminator="method")]  # noqa: UP007: built from the registry
+
+
+SearchConfig = _search_union()
+
+
+class StudyConfig(Section):
+    """A whole study: base, fine-tuned models, objectives, search, front, execution, tracking."""
+
+    name: str = Field("study", description="Names the run everywhere and its default folder runs/<name>.")
+    base: str = Field(description="The pre-trained checkpoint all models were fine-tuned from.")
+    models: list[ModelConfig]
+    tasks: list[TaskConfig]
+    merge: MergeConfig = Field(default_factory=MergeConfig)
+    search: SearchConfig = Field(default_factory=lambda: SEARCHES.get("map").Options())
+    front: FrontConfig = Field(default_factory=FrontConfig)
+    execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    _name = field_validator("name")(checked_name)
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _known_method(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = {"method": "map", **value}
+            if isinstance(value["method"], str):
+                known(value["method"], SEARCHES)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyConfig:
+        if len(self.models) < 2:
+            raise ValueError(f"models: a merge needs at least two fine-tuned models, the config names {len(self.models)}")
+        if not self.tasks:
+            raise ValueError("tasks: name at least one task to measure")
+        for kind, names in (("models", [m.name for m in self.models]), ("tasks", [t.name for t in self.tasks])):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{kind}: the name {twice[0]!r} is used twice")
+        try:
+            check_names([m.name for m in self.models], [t.name for t in self.tasks])
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        self.search.box_array(len(self.models))
+        return self
+
+
+def known(name: str, registry: Registry) -> str:
+    """``name`` if it is registered; otherwise a ``ValueError`` with the nearest name."""
+    if name not in registry:
+        raise ValueError(f"unknown {registry.kind} {name!r}. {did_you_mean(name, registry)}")
+    return name
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> StudyConfig:
+    """Read and validate a study's YAML file.
+
+    Args:
+        path: the file.
+        overrides: ``"a.b=c"`` assignments, applied in order before validation; values are YAML.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or does not describe a study; one sentence says where.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"The config {str(path)!r} does not exist.")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise InputError(f"The config {str(path)!r} is larger than {MAX_CONFIG_BYTES >> 20} MiB.", "Is it the right file?")
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"The config {str(path)!r} is not readable YAML: {first_line(error)}.") from None
+    if not isinstance(data, dict):
+        raise InputError(f"The config {str(path)!r} does not hold a mapping of keys to values.")
+    _check_size(data, path)
+    for assignment in overrides or []:
+        _assign(data, assignment)
+    return parse_config(data, where=str(path))
+
+
+def parse_config(data: dict[str, Any], *, where: str = "config") -> StudyConfig:
+    """Validate a plain mapping; the first fault becomes an ``InputError`` that names its place."""
+    try:
+        return StudyConfig.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"In {where}: {_explain(error)}") from None
+
+
+def _check_size(data: Any, path: Path) -> None:
+    """Refuse a document whose aliases expand beyond reason: nested ones can mean gigabytes in a few lines."""
+    sizes: dict[int, float] = {}
+
+    def size(node: Any) -> float:
+        if not isinstance(node, (dict, list)):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # an alias to something around itself
+            sizes[id(node)] = 1 + sum(map(size, node.values() if isinstance(node, dict) else node))
+        return sizes[id(node)]
+
+    if size(data) > MAX_CONFIG_NODES:
+        raise InputError(f"The config {str(path)!r} holds more than {MAX_CONFIG_NODES} values once its aliases are expanded.")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without a closing full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
+def _assign(data: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    parts = key.split(".")
+    if not separator or not all(parts):
+        raise InputError(f"--set {assignment!r} is not of the form a.b=value.")
+    node: Any = data
+    for part in parts[:-1]:
+        node = node[int(part)] if isinstance(node, list) and _is_index(part, node) else _child(node, part, assignment)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {assignment!r}: the value is not readable YAML: {first_line(error)}.") from None
+    if isinstance(node, list) and _is_index(parts[-1], node):
+        node[int(parts[-1])] = value
+    elif isinstance(node, dict):
+        node[parts[-1]] = value
+    else:
+        raise InputError(f"--set {assignment!r}: {'.'.join(parts[:-1])!r} holds no keys.")
+
+
+def _is_index(part: str, node: list[Any]) -> bool:
+    return part.isdigit() and int(part) < len(node)
+
+
+def _child(node: Any, part: str, assignment: str) -> Any:
+    if not isinstance(node, dict):
+        raise InputError(f"--set {assignment!r}: there is nothing under {part!r}.")
+    return node.setdefault(part, {})
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence for the first fault of a validation, with a suggestion for a misspelt key."""
+    # an unknown key is most often the cause of the missing one beside it
+    first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    place = [str(part) for part in first["loc"] if part not in SEARCHES]
+    where = ".".join(place) or "the study"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}. {did_you_mean(place[-1], _keys_at(place[:-1], first['loc']))}"
+    if first["type"] == "missing":
+        return f"the key {where!r} is missing."
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{where}: {message}." if place and first["type"] != "value_error" else f"{message}."
+
+
+def _keys_at(place: list[str], location: tuple[Any, ...]) -> list[str]:
+    model: Any = StudyConfig
+    for part in place:
+        if part == "search":
+            method = next((name for name in location if name in SEARCHES), "map")
+            model = SEARCHES.get(method).Options
+        elif not part.isdigit():
+            model = {"models": ModelConfig, "tasks": TaskConfig, "dataset": DatasetConfig}.get(part) or getattr(
+                StudyConfig.model_fields.get(part), "annotation", StudyConfig
+            )
+    return list(model.model_fields)

@@ -1,0 +1,32 @@
+"""The errors this package raises: one base, and input mistakes apart from everything else."""
+
+from __future__ import annotations
+
+
+class MergecoreError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        message: what was wrong and where, one sentence.
+        hint: what to do or write instead, one sentence; empty when there is nothing to suggest.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class InputError(MergecoreError):
+    """The user's input cannot be used: a config, a checkpoint, a data set, an argument (exit code 2)."""
+
+
+class NumericalError(MergecoreError):
+    """A computation has no usable result: too few evaluations, nothing finite, nothing to fit."""
+
+
+class EvaluationError(MergecoreError):
+    """Evaluations could not be carried out at all, for instance because every worker keeps dying."""

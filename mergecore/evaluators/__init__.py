@@ -1,0 +1,14 @@
+"""Evaluators: each measures one task on one merged model."""
+
+from __future__ import annotations
+
+from mergecore.registry import Registry
+
+EVALUATORS = Registry(
+    "evaluator",
+    {
+        "image_classification": "mergecore.evaluators.image_classification:ImageClassification",
+        "python": "mergecore.evaluators.python:PythonCallable",
+    },
+)
+"""Each entry is a subclass of `mergecore.evaluators.base.Evaluator`; adding one is a file and a line here."""

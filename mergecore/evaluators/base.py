@@ -1,0 +1,91 @@
+"""The evaluator interface and what an evaluator is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from mergecore.config import DatasetConfig, TaskConfig
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One merged model, alive in its worker's buffer until the next one is merged.
+
+    Attributes:
+        coefficients: [N] scaling coefficients.
+        weights: the state dict; views that the next merge overwrites, so copy what is kept.
+        module: builds (once) and returns the network whose parameters are those views, in evaluation mode.
+    """
+
+    coefficients: np.ndarray
+    weights: Mapping[str, torch.Tensor]
+    module: Callable[[], torch.nn.Module]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one evaluation found.
+
+    Attributes:
+        metrics: every metric of the pass, by name.
+        noise: standard error of each metric where it is known.
+        examples: number of examples seen; 0 when the evaluator does not say.
+    """
+
+    metrics: Mapping[str, float]
+    noise: Mapping[str, float]
+    examples: int = 0
+
+
+class Evaluator(ABC):
+    """Measures one task.
+
+    An instance lives as long as its worker and may keep data and compiled functions.
+
+    Class attributes:
+        metrics: names it can measure in one pass, or None when the user names metrics of their own.
+        version: raised whenever its numbers would change; part of the ledger's key.
+        needs_network: whether it always calls ``candidate.module()``.
+    """
+
+    metrics: ClassVar[tuple[str, ...] | None]
+    version: ClassVar[int]
+    needs_network: ClassVar[bool] = True
+
+    @abstractmethod
+    def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, *, home: Path) -> None:
+        """Load what the task needs.
+
+        Args:
+            task: the task; ``task.dataset`` names the data for the search.
+            dataset: the data to measure on; differs from ``task.dataset`` by split when held-out numbers are wanted.
+            home: MERGECORE_HOME.
+
+        Raises:
+            InputError: data or arguments cannot be used.
+        """
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Content key of data, arguments and code version, without the metric's name."""
+
+    @property
+    @abstractmethod
+    def examples(self) -> int:
+        """Number of examples of one evaluation; 0 when unknown."""
+
+    @abstractmethod
+    def evaluate(self, candidate: Candidate) -> Measurement:
+        """Measure the candidate; any exception is recorded as the reason of a failed evaluation."""
+
+    def check(self, base: Any) -> None:  # noqa: B027: most evaluators have nothing more to check
+        """Find out, without evaluating, whether the model in the checkpoint ``base`` suits this task (``InputError``)."""

@@ -1,0 +1,101 @@
+"""A measurement of the user's own: ``package.module:function``."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mergecore.data import locate_data
+from mergecore.errors import InputError
+from mergecore.evaluators.base import Candidate, Evaluator, Measurement
+from mergecore.files import file_digest
+
+if TYPE_CHECKING:
+    from mergecore.config import DatasetConfig, TaskConfig
+
+
+class PythonCallable(Evaluator):
+    """Calls ``function(candidate, **args)``.
+
+    ``args.function`` is the address ``package.module:function``, looked up on the import path and in the working
+    folder. Every other key of ``args`` is passed by keyword; when the task names a dataset, so are ``dataset`` (the
+    path of its file) and ``split``. The function returns a number, the task's metric, or a mapping of metrics to
+    numbers. It is imported only because the config names it.
+    """
+
+    metrics: ClassVar[tuple[str, ...] | None] = None
+    version: ClassVar[int] = 1
+    needs_network: ClassVar[bool] = False
+
+    def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, *, home: Path) -> None:
+        arguments = dict(task.args)
+        address = arguments.pop("function", None)
+        self._task = task
+        self._function = _import(address, task.name)
+        self._source = _source_digest(self._function)
+        self._data_digest = ""
+        if dataset is not None:
+            file = locate_data(dataset.path, home)
+            self._data_digest = file_digest(file)
+            arguments |= {"dataset": str(file), "split": dataset.split}
+        self._arguments = arguments
+        self._address = address
+        try:
+            inspect.signature(self._function).bind(None, **arguments)
+        except TypeError as error:
+            raise InputError(f"The task {task.name!r}: {address} cannot be called with these args: {error}.") from None
+        try:
+            json.dumps(arguments)
+        except TypeError as error:
+            raise InputError(f"The task {task.name!r}: args must be plain values: {error}.") from None
+
+    @property
+    def key(self) -> str:
+        """Content key of address, arguments, data and the text of the module that holds the function."""
+        arguments = {name: value for name, value in self._arguments.items() if name != "dataset"}
+        facts = ["python", self.version, self._address, self._source, self._data_digest, arguments]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def examples(self) -> int:
+        """Unknown to us."""
+        return 0
+
+    def evaluate(self, candidate: Candidate) -> Measurement:
+        """Call the function; what it returns must contain the task's metric."""
+        result = self._function(candidate, **self._arguments)
+        found = result if isinstance(result, Mapping) else {self._task.metric: result}
+        if self._task.metric not in found:
+            raise InputError(f"{self._address} returned {sorted(found)}, but not the metric {self._task.metric!r}.")
+        return Measurement({str(name): float(value) for name, value in found.items()}, {})
+
+
+def _import(address: Any, task: str) -> Any:
+    if not isinstance(address, str) or address.count(":") != 1:
+        raise InputError(
+            f"The task {task!r}: the python evaluator needs args.function.", "Write 'package.module:function'."
+        )
+    module_name, _, attribute = address.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"The task {task!r}: cannot import {address!r}: {error}.") from None
+    if not callable(function):
+        raise InputError(f"The task {task!r}: {address!r} is not callable.")
+    return function
+
+
+def _source_digest(function: Any) -> str:
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        file = None
+    return file_digest(Path(file)) if file and Path(file).is_file() else ""

@@ -1,0 +1,218 @@
+"""The page a run leaves: one self-contained HTML file that needs no network.
+
+The template holds no data. Everything the page shows travels as JSON and is put in by script as text, so that a
+name is never markup; a content security policy allows the page's own scripts, by their hash, and nothing else.
+
+Shapes: K evaluations, P points of the front, N models, T tasks.
+
+The page reads these keys of ``RunRecord.summary``, each of them optional:
+
+=========================  ===============================================================================
+``method``                 the search method (else ``config["search"]["method"]``)
+``diagnosis``              ``sentence``, the result in plain words; ``correlation`` [T, T], metrics turned so
+                           that more is better
+``evaluations``            how many coefficient vectors were evaluated (else the rows of the table)
+``failed``                 how many of them failed (else the rows that miss a metric)
+``timings``                seconds for each stage; ``total`` among them is the wall time (else their sum)
+``hypervolume``            of the front
+``reference_point``        T numbers, or a mapping from task to number
+``hypervolume_by_round``   one number a round
+``versions``               package to version (else ``config["versions"]``)
+=========================  ===============================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergecore.run_folder import FRONT_KINDS, RunRecord, plain, to_yaml
+
+
+def render_report(record: RunRecord, *, folder: str | Path | None = None) -> str:
+    """The run as one HTML page that opens from disk with no network.
+
+    NaN shows as a dash. A front with one point, a constant metric, no verified point, no surrogate and no evaluation
+    are all shown as what they are.
+
+    Args:
+        record: the run.
+        folder: where the run lies, for the command that the page offers; default ``runs/<name>``.
+    """
+    data = page_data(record, folder=folder)
+    plotly, script = _plotly(), "\n".join(_resource(name) for name in _SCRIPTS)
+    parts = {
+        "hashes": " ".join(_hash(text) for text in (plotly, script)),
+        "title": html.escape(record.name),
+        "css": _resource("report_page.css"),
+        "data": _embed(data),
+        "plotly": plotly,
+        "js": script,
+    }
+    # one pass over the template: what is filled in is not searched for further placeholders
+    head, *pieces = _resource("report_page.html").split("{{")
+    for piece in pieces:
+        key, _, tail = piece.partition("}}")
+        head += parts[key] + tail
+    return head
+
+
+def page_data(record: RunRecord, *, folder: str | Path | None = None) -> dict[str, Any]:
+    """What the page's scripts read, in JSON's types; None stands for a number that was not measured."""
+    metrics = {kind: record.front_metrics(kind) for kind in FRONT_KINDS}
+    measured = {kind: bool(np.isfinite(metrics_PT).any()) for kind, metrics_PT in metrics.items()}
+    basis = "predicted" if measured["predicted"] else "real"
+    verified_P = np.isfinite(metrics["real"]).all(axis=1)
+    summary = record.summary
+    diagnosis = summary.get("diagnosis") or {}
+    search = record.config.get("search")
+    method = summary.get("method") or (search.get("method") if isinstance(search, Mapping) else None)
+    data = {
+        "name": record.name,
+        "method": method or "",
+        "sentence": diagnosis.get("sentence") or _sentence(record),
+        "folder": str(folder if folder is not None else Path("runs") / record.name),
+        "models": record.models,
+        "tasks": [asdict(task) for task in record.tasks],
+        "basis": basis,
+        "measured": measured,
+        "front": {"coefficients": record.front_coefficients(), **metrics},
+        "verified": np.flatnonzero(verified_P),
+        "evaluations": {"metrics": record.evaluated_metrics(), "round": _rounds(record)},
+        "references": references(record),
+        "surrogates": [_surrogate(task, fit) for task, fit in record.surrogates.items()],
+        "correlation": diagnosis.get("correlation") or correlation(record),
+        "hypervolumeByRound": summary.get("hypervolume_by_round") or [],
+        "figures": _figures(record),
+        "documents": {
+            "config": to_yaml(record.config) if record.config else "",
+            "versions": _yaml_or_nothing(summary.get("versions") or record.config.get("versions")),
+            "summary": _yaml_or_nothing(summary),
+        },
+    }
+    return plain(data, finite=True)
+
+
+def references(record: RunRecord) -> list[dict[str, Any]]:
+    """The base and the single models as they were measured: rows whose coefficients are zero or one-hot.
+
+    Each has a ``kind`` ("base" or "model"), a ``name`` and its ``metrics`` [T]; the first row counts, and one without
+    any metric is passed over.
+    """
+    coefficients_KN, metrics_KT = record.evaluated_coefficients(), record.evaluated_metrics()
+    found: dict[str, dict[str, Any]] = {}
+    for coefficients_N, metrics_T in zip(coefficients_KN, metrics_KT, strict=True):
+        if not np.isfinite(metrics_T).any():
+            continue
+        if not coefficients_N.any():
+            found.setdefault("base", {"kind": "base", "name": "base", "metrics": metrics_T})
+        elif np.count_nonzero(coefficients_N) == 1 and coefficients_N.max() == 1.0:
+            model = record.models[int(coefficients_N.argmax())]
+            found.setdefault(f"model {model}", {"kind": "model", "name": model, "metrics": metrics_T})
+    return list(found.values())
+
+
+def correlation(record: RunRecord) -> np.ndarray:
+    """Correlation [T, T] of the metrics over the evaluations, every metric turned so that more is better.
+
+    Rows that miss a metric are left out; NaN for a task whose metric never changed, or fewer than three rows.
+    """
+    signs_T = np.array([1.0 if task.maximise else -1.0 for task in record.tasks])
+    gains_KT = record.evaluated_metrics() * signs_T
+    gains_KT = gains_KT[np.isfinite(gains_KT).all(axis=1)]
+    T = len(record.tasks)
+    correlation_TT = np.full((T, T), np.nan)
+    varies_T = np.ptp(gains_KT, axis=0) > 0 if len(gains_KT) > 2 else np.zeros(T, dtype=bool)
+    if varies_T.any():
+        correlation_TT[np.ix_(varies_T, varies_T)] = np.corrcoef(gains_KT[:, varies_T], rowvar=False)
+    return correlation_TT
+
+
+_SCRIPTS = ("report_choice.js", "report_charts.js", "report_page.js")
+
+
+@cache
+def _resource(name: str) -> str:
+    return files("mergecore").joinpath(name).read_text("utf-8")
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs  # 5 MB of text that only a page needs
+
+    # a browser reads every line end as \n before it hashes a script
+    return get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
+
+
+@cache
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _embed(data: dict[str, Any]) -> str:
+    """JSON that cannot end the element it stands in, nor be read as markup."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for mark in "<>&\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
+
+
+def _figures(record: RunRecord) -> dict[str, Any]:
+    summary = record.summary
+    missing_K = ~np.isfinite(record.evaluated_metrics()).all(axis=1)
+    timings = {stage: seconds for stage, seconds in (summary.get("timings") or {}).items() if _is_number(seconds)}
+    stages = {stage: seconds for stage, seconds in timings.items() if stage != "total"}
+    seconds = timings.get("total", sum(stages.values()) if stages else None)
+    point = summary.get("reference_point")
+    if isinstance(point, Mapping):
+        point = [point.get(task.name) for task in record.tasks]
+    return {
+        "evaluations": summary.get("evaluations", len(missing_K)),
+        "failed": summary.get("failed", int(missing_K.sum())),
+        "seconds": seconds,
+        "longestStage": max(stages.items(), key=lambda item: item[1]) if stages else None,
+        "hypervolume": summary.get("hypervolume"),
+        "referencePoint": [] if point is None else point,
+    }
+
+
+def _surrogate(task: str, fit: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "task": task,
+        "link": fit.get("link", ""),
+        "heldOutR2": fit.get("held_out_r2"),
+        "pressR2": fit.get("press_r2"),
+        "samples": fit.get("samples"),
+        "excluded": fit.get("excluded"),
+        "warnings": fit.get("warnings") or [],
+        "observed": fit.get("observed", []),
+        "outOfFold": fit.get("out_of_fold", []),
+    }
+
+
+def _rounds(record: RunRecord) -> list[Any]:
+    rounds = record.evaluations["round"] if "round" in record.evaluations else [np.nan] * len(record.evaluations)
+    return [float(number) for number in rounds]
+
+
+def _sentence(record: RunRecord) -> str:
+    points, tasks = len(record.front), len(record.tasks)
+    return f"{points} merged model{'s' * (points != 1)} on the front of {tasks} task{'s' * (tasks != 1)}."
+
+
+def _yaml_or_nothing(value: Any) -> str:
+    return to_yaml(value) if value else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

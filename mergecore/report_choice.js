@@ -1,0 +1,86 @@
+"use strict";
+/* The rule that chooses a point, and how numbers and names are written. No page, no charts: pure functions.
+   Shapes: P points of the front, T tasks. A missing number is null. */
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+
+/** [smallest, largest] of the numbers among `values`, or null when there is none. */
+function extent(values) {
+  let range = null;
+  for (const value of values) {
+    if (isNumber(value)) range = range ? [Math.min(range[0], value), Math.max(range[1], value)] : [value, value];
+  }
+  return range;
+}
+
+/** Weights for sliders at `raw`: shares of their sum to three decimals; all at zero means that all count the same. */
+function weightsOf(raw) {
+  const total = raw.reduce((sum, value) => sum + value, 0);
+  return raw.map((value) => Math.round((total > 0 ? value / total : 1 / raw.length) * 1000) / 1000);
+}
+
+/** What is maximised, [P, T]: the metric when all tasks share one, otherwise the metric over its range on the front;
+    negative where less is better; null for a point that misses a metric. */
+function utilities(points, tasks) {
+  const complete = points.map((point) => (point.every(isNumber) ? point : null));
+  const shared = tasks.every((task) => task.metric === tasks[0].metric && task.maximise === tasks[0].maximise);
+  const ranges = tasks.map((_, t) => extent(complete.filter(Boolean).map((point) => point[t])) || [0, 1]);
+  const scale = (value, t) => {
+    const [low, high] = ranges[t];
+    if (shared) return value;
+    return high > low ? (value - low) / (high - low) : 0;
+  };
+  return complete.map((point) => point && point.map((value, t) => (tasks[t].maximise ? 1 : -1) * scale(value, t)));
+}
+
+/** Index of the first point with the largest weighted sum of utilities, -1 when no point is complete. */
+function choose(utilities, weights) {
+  let best = -1;
+  let top = -Infinity;
+  utilities.forEach((utility, index) => {
+    if (!utility) return;
+    const sum = utility.reduce((total, value, t) => total + weights[t] * value, 0);
+    if (sum > top) [best, top] = [index, sum];
+  });
+  return best;
+}
+
+/** The words of a command, quoted for a POSIX shell where they need it. */
+function shellQuote(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\"'\"'") + "'";
+}
+
+function pickCommand(folder, tasks, weights) {
+  const preferences = tasks.map((task, t) => `--prefer ${shellQuote(`${task.name}=${weights[t]}`)}`);
+  return ["mergecore pick", shellQuote(folder), ...preferences].join(" ");
+}
+
+/** A number for reading: four decimals below one, four significant digits above. */
+function format(value, digits = 4) {
+  if (!isNumber(value)) return "–";
+  const size = Math.abs(value);
+  let text;
+  if (value === 0) text = "0";
+  else if (size >= 1e6 || size < 10 ** -digits) text = value.toExponential(digits - 2);
+  else text = value.toFixed(Math.max(0, digits - Math.max(0, Math.floor(Math.log10(size)) + (size >= 1 ? 1 : 0))));
+  return text.replace("-", "−");
+}
+
+function duration(seconds) {
+  if (!isNumber(seconds)) return "–";
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)];
+  return hours ? `${hours} h ${minutes} min` : `${minutes} min ${whole % 60} s`;
+}
+
+function shorten(text, limit) {
+  const letters = [...text.replace(/\s+/gu, " ")];
+  return letters.length > limit ? letters.slice(0, limit - 1).join("") + "…" : letters.join("");
+}
+
+/** A name for a chart: plotly reads a little HTML in labels, so its marks are escaped. */
+function plotText(text, limit = 40) {
+  return shorten(text, limit).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}

@@ -1,0 +1,311 @@
+"""The folder a run leaves: what is in it, written whole or not at all, and read back to the last bit.
+
+Shapes: K evaluated candidates, P points of the front, N models, T tasks.
+
+======================  ==================================================================================
+``config.yaml``         the resolved configuration, versions, fingerprints
+``evaluations.csv``     one row for each coefficient vector: ``c.<model>``…, ``<task>``…, then ``round``,
+                        ``seconds``, ``worker``, ``fingerprint``, ``status``
+``surrogates.json``     for each task: A, b, e, link, bounds, held-out R², PRESS R² and their warnings
+``front.csv``           ``c.<model>``…, ``predicted.<task>``…, ``real.<task>``…, ``test.<task>``…
+``summary.json``        name, models, tasks and every figure of the run
+``report.html``         the page of :mod:`mergecore.report`
+======================  ==================================================================================
+
+Numbers round-trip exactly. NaN, a value that was not measured, is an empty field in CSV and null in JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from mergecore.errors import InputError
+from mergecore.files import atomic_write
+
+RUN_FILES = ("config.yaml", "evaluations.csv", "surrogates.json", "front.csv", "report.html", "summary.json")
+FRONT_KINDS = ("predicted", "real", "test")
+EVALUATION_FACTS = ("round", "seconds", "worker", "fingerprint", "status")
+
+_TEXT_FACTS = ("worker", "fingerprint", "status")
+_SURROGATE_NUMBERS = ("A", "b", "e", "held_out_r2", "press_r2", "observed", "out_of_fold")
+_Parsed = TypeVar("_Parsed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInfo:
+    """One objective: its metric, which way is better, and the metric's range (None where it is unbounded)."""
+
+    name: str
+    metric: str
+    maximise: bool
+    lower: float | None = None
+    upper: float | None = None
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """Everything a finished run has to say.
+
+    Attributes:
+        name: what the study is called.
+        models: the N model names, in the order of the coefficients.
+        tasks: the T objectives, in the order of the metrics.
+        front: P rows; columns ``c.<model>``, ``predicted.<task>`` (by the surrogates), ``real.<task>`` (verified on the
+            data that the search used) and ``test.<task>`` (the held-out split); NaN where not measured. A missing
+            ``predicted``, ``real`` or ``test`` column means that nothing of it was measured.
+        evaluations: K rows; columns ``c.<model>``, ``<task>`` and ``EVALUATION_FACTS``, as far as they are known.
+        surrogates: for each task's name what was fitted; empty when the search used none.
+        summary: the run's figures (see :mod:`mergecore.report` for those that the page shows).
+        config: the resolved configuration.
+    """
+
+    name: str
+    models: list[str]
+    tasks: list[TaskInfo]
+    front: pd.DataFrame
+    evaluations: pd.DataFrame
+    surrogates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def front_coefficients(self) -> np.ndarray:
+        """Scaling coefficients of the front, [P, N]."""
+        return _numbers(self.front, coefficient_columns(self.models))
+
+    def front_metrics(self, kind: Literal["predicted", "real", "test"]) -> np.ndarray:
+        """Metrics of the front, [P, T], each in its own unit and direction; NaN where not measured."""
+        return _numbers(self.front, front_columns(kind, self.tasks))
+
+    def evaluated_coefficients(self) -> np.ndarray:
+        """Scaling coefficients of every evaluation, [K, N]."""
+        return _numbers(self.evaluations, coefficient_columns(self.models))
+
+    def evaluated_metrics(self) -> np.ndarray:
+        """Metrics of every evaluation, [K, T]; NaN where an evaluation failed."""
+        return _numbers(self.evaluations, [task.name for task in self.tasks])
+
+
+def coefficient_columns(models: Iterable[str]) -> list[str]:
+    """The columns that hold the coefficients of ``models``."""
+    return [f"c.{model}" for model in models]
+
+
+def front_columns(kind: str, tasks: Iterable[TaskInfo]) -> list[str]:
+    """The columns of ``front.csv`` that hold one of ``FRONT_KINDS`` for ``tasks``."""
+    return [f"{kind}.{task.name}" for task in tasks]
+
+
+def check_names(models: Sequence[str], tasks: Sequence[str]) -> None:
+    """Raise ``InputError`` when these names cannot all be column names of one table."""
+    columns = [*coefficient_columns(models), *tasks, *EVALUATION_FACTS]
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"The column {twice!r} of evaluations.csv would appear twice.",
+            f"Model names and task names must differ, and no task may be called {', '.join(EVALUATION_FACTS)}.",
+        )
+    for name in (*models, *tasks):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError(f"The name {name!r} is not text that UTF-8 can hold.") from None
+
+
+def write_run(folder: str | Path, record: RunRecord) -> None:
+    """Write the six files of a run into ``folder``, which is created when it does not exist.
+
+    Everything is rendered before the first file is touched, so that a failure leaves the folder as it was;
+    ``summary.json`` is replaced last. Columns that ``record`` has beyond those of the tables are not written.
+
+    Raises:
+        InputError: names that clash (see ``check_names``), or ``folder`` is a file.
+    """
+    from mergecore.report import render_report  # the page reads the record defined here
+
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is a file, not a folder for a run.")
+    tasks = [task.name for task in record.tasks]
+    check_names(record.models, tasks)
+    head = {"name": record.name, "models": list(record.models), "tasks": [asdict(task) for task in record.tasks]}
+    texts = {
+        "config.yaml": to_yaml(record.config),
+        "evaluations.csv": _to_csv(_evaluation_table(record)),
+        "surrogates.json": _to_json(record.surrogates),
+        "front.csv": _to_csv(_front_table(record)),
+        "report.html": render_report(record, folder=folder),
+        "summary.json": _to_json({**head, **{key: value for key, value in record.summary.items() if key not in head}}),
+    }
+    for name in RUN_FILES:
+        atomic_write(folder / name, texts[name])
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Read a finished run back.
+
+    Both tables come back with every column of the format, in its order. A JSON null comes back as NaN where a
+    surrogate has a number, and as None elsewhere.
+
+    Raises:
+        InputError: the folder is not a finished run, or one of its files is broken; the message names it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"There is no run folder {str(folder)!r}.")
+    missing = [name for name in RUN_FILES if name != "report.html" and not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{str(folder)!r} is not a finished run: {missing[0]} is missing.",
+            "Run the study again with this folder as --out; finished evaluations are not repeated.",
+        )
+    name, models, tasks, summary = _read(folder / "summary.json", _summary)
+    names = [task.name for task in tasks]
+    coefficients = coefficient_columns(models)
+    metrics = [column for kind in FRONT_KINDS for column in front_columns(kind, tasks)]
+    facts = [fact for fact in EVALUATION_FACTS if fact not in _TEXT_FACTS]
+    evaluations = _read(
+        folder / "evaluations.csv", lambda text: _from_csv(text, [*coefficients, *names, *facts], list(_TEXT_FACTS))
+    )
+    return RunRecord(
+        name=name,
+        models=models,
+        tasks=tasks,
+        front=_read(folder / "front.csv", lambda text: _from_csv(text, [*coefficients, *metrics], [])),
+        evaluations=_whole_rounds(evaluations),
+        surrogates=_read(folder / "surrogates.json", lambda text: _surrogates(json.loads(text))),
+        summary=summary,
+        config=_read(folder / "config.yaml", lambda text: _mapping(yaml.safe_load(text))),
+    )
+
+
+def _numbers(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    """The columns as float64 [rows, columns]; a column that is not there is NaN."""
+    numbers = np.full((len(frame), len(columns)), np.nan)
+    for index, column in enumerate(columns):
+        if column in frame:
+            numbers[:, index] = pd.to_numeric(frame[column]).to_numpy(dtype=np.float64, na_value=np.nan)
+    return numbers
+
+
+def _front_table(record: RunRecord) -> pd.DataFrame:
+    columns = coefficient_columns(record.models)
+    columns += [column for kind in FRONT_KINDS for column in front_columns(kind, record.tasks)]
+    return pd.DataFrame(_numbers(record.front, columns), columns=columns)
+
+
+def _evaluation_table(record: RunRecord) -> pd.DataFrame:
+    frame = record.evaluations
+    columns = [*coefficient_columns(record.models), *(task.name for task in record.tasks), "round", "seconds"]
+    table = _whole_rounds(pd.DataFrame(_numbers(frame, columns), columns=columns))
+    for fact in _TEXT_FACTS:
+        values = frame[fact] if fact in frame else [""] * len(frame)
+        table[fact] = ["" if pd.isna(value) else str(value) for value in values]
+    return table
+
+
+def _whole_rounds(table: pd.DataFrame) -> pd.DataFrame:
+    """Rounds are counted, so they are whole numbers unless one is unknown."""
+    return table if table["round"].isna().any() else table.astype({"round": np.int64})
+
+
+def _to_csv(table: pd.DataFrame) -> str:
+    columns = [[_csv_field(value) for value in table[column].tolist()] for column in table]
+    rows = [[_csv_field(column) for column in table.columns], *zip(*columns, strict=True)]
+    return "".join(",".join(row) + "\n" for row in rows)
+
+
+def _csv_field(value: str | float) -> str:
+    if not isinstance(value, str):
+        return "" if math.isnan(value) else repr(value)
+    return '"' + value.replace('"', '""') + '"' if any(mark in value for mark in ',"\r\n') else value
+
+
+def _from_csv(text: str, numbers: list[str], texts: list[str]) -> pd.DataFrame:
+    header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    if header != numbers + texts:
+        raise ValueError("its columns are not those of the models and tasks that summary.json names")
+    for row, cells in enumerate(rows, start=1):
+        if len(cells) != len(header):
+            raise ValueError(f"row {row} has {len(cells)} fields instead of {len(header)}")
+    table = {
+        column: np.array([float(row[index] or "nan") for row in rows], dtype=np.float64)
+        for index, column in enumerate(numbers)
+    }
+    return pd.DataFrame(table | {column: [row[len(numbers) + i] for row in rows] for i, column in enumerate(texts)})
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(plain(value, finite=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_yaml(value: Any) -> str:
+    """``value`` as YAML text, in its own order."""
+    return yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, width=120)
+
+
+def plain(value: Any, *, finite: bool = False) -> Any:
+    """``value`` in the types that JSON and YAML know: arrays and tuples become lists, keys and paths text.
+
+    ``finite`` turns NaN and the infinities, which JSON cannot hold, into None.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, finite=finite) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist(), finite=finite)
+    if isinstance(value, list | tuple):
+        return [plain(item, finite=finite) for item in value]
+    if isinstance(value, str | Path):
+        return str(value)
+    if isinstance(value, float):
+        return None if finite and not math.isfinite(value) else float(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    raise TypeError(f"A run's record cannot hold a {type(value).__name__}: {value!r}.")
+
+
+def _read(path: Path, parse: Callable[[str], _Parsed]) -> _Parsed:
+    """Parse a file's text; whatever is wrong with it becomes one sentence that names the file."""
+    try:
+        return parse(path.read_bytes().decode("utf-8"))
+    except (ValueError, TypeError, KeyError, csv.Error, yaml.YAMLError, RecursionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"The file {str(path)!r} is broken: {reason}.", "Run the study again to rewrite it.") from None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("it does not hold a mapping of keys to values")
+    return value
+
+
+def _summary(text: str) -> tuple[str, list[str], list[TaskInfo], dict[str, Any]]:
+    summary = _mapping(json.loads(text))
+    for key, kind in (("name", str), ("models", list), ("tasks", list)):
+        if not isinstance(summary.get(key), kind):
+            raise ValueError(f"the key {key!r} is missing or of the wrong kind")
+    models = [str(model) for model in summary.pop("models")]
+    return summary.pop("name"), models, [TaskInfo(**_mapping(task)) for task in summary.pop("tasks")], summary
+
+
+def _surrogates(value: Any) -> dict[str, dict[str, Any]]:
+    return {
+        task: {key: _nan_for_null(item) if key in _SURROGATE_NUMBERS else item for key, item in _mapping(fit).items()}
+        for task, fit in _mapping(value).items()
+    }
+
+
+def _nan_for_null(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_nan_for_null(item) for item in value]
+    return math.nan if value is None else value

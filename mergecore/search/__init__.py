@@ -1,0 +1,17 @@
+"""Search methods: what to evaluate next, and the front from what was evaluated. They never evaluate themselves."""
+
+from __future__ import annotations
+
+from mergecore.registry import Registry
+from mergecore.search.base import Front, Objectives, Search, SearchOptions
+
+SEARCHES = Registry(
+    "search method",
+    {
+        "map": "mergecore.search.map:MapSearch",
+        "direct": "mergecore.search.direct:DirectSearch",
+    },
+)
+"""Each entry is a subclass of `Search` with its ``Options``; adding one is a file and a line here."""
+
+__all__ = ["SEARCHES", "Front", "Objectives", "Search", "SearchOptions"]

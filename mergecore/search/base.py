@@ -1,0 +1,134 @@
+"""Ask and tell: the interface of every search method.
+
+Shape suffixes: K candidates, N models, T objectives, P points of a front.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from mergecore.errors import InputError
+
+if TYPE_CHECKING:
+    from mergecore.config import FrontConfig
+    from mergecore.surrogates import QuadraticFit
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The T objectives: names, whether more is better, and ranges (None is unbounded)."""
+
+    names: tuple[str, ...]
+    maximise: tuple[bool, ...]
+    lower: tuple[float | None, ...]
+    upper: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Front:
+    """A Pareto front.
+
+    Attributes:
+        coefficients_PN: scaling coefficients.
+        predicted_PT: metrics by surrogate; NaN where the method has none.
+        real_PT: metrics of the real merged models; NaN where not evaluated.
+        fits: the surrogates behind the predictions, one an objective; empty when the method has none.
+    """
+
+    coefficients_PN: np.ndarray
+    predicted_PT: np.ndarray
+    real_PT: np.ndarray
+    fits: tuple[QuadraticFit, ...] = ()
+
+
+class SearchOptions(BaseModel):
+    """Options that every method has."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+    box: tuple[float, float] | list[tuple[float, float]] = Field(
+        (0.0, 1.0), description="[lower, upper] of every coefficient, or one pair for each model."
+    )
+    seed: int = Field(0, ge=0)
+
+    def box_array(self, models: int) -> np.ndarray:
+        """The box as [N, 2]; ``ValueError`` when it is empty or has another number of rows."""
+        rows = self.box if isinstance(self.box, list) else [self.box] * models
+        box = np.array(rows, dtype=np.float64).reshape(-1, 2)
+        if len(box) != models:
+            raise ValueError(f"search.box: {len(box)} pairs for {models} models")
+        if not np.isfinite(box).all() or not (box[:, 0] < box[:, 1]).all():
+            raise ValueError("search.box: every pair must be [lower, upper] with lower < upper")
+        return box
+
+
+class Search(ABC):
+    """One search method.
+
+    The loop is the caller's: ``ask`` for coefficient vectors until there are none, ``tell`` their metrics, then take
+    the ``front``. Results arrive in the order that was asked for; a failed evaluation is told as NaN.
+
+    Args:
+        options: validated options of this class's ``Options``.
+        models: N.
+        objectives: the T objectives.
+    """
+
+    Options: ClassVar[type[SearchOptions]]
+
+    def __init__(self, options: Any, *, models: int, objectives: Objectives) -> None:
+        self.options = options
+        self.models = models
+        self.objectives = objectives
+        self.box_N2: np.ndarray = options.box_array(models)
+        self.coefficients_KN = np.empty((0, models))
+        self.metrics_KT = np.empty((0, len(objectives.names)))
+
+    @property
+    @abstractmethod
+    def budget(self) -> int:
+        """Coefficient vectors that will be asked for in all."""
+
+    @abstractmethod
+    def ask(self) -> np.ndarray:
+        """The next coefficient vectors [k, N]; empty [0, N] when the method is done."""
+
+    @abstractmethod
+    def front(self, options: FrontConfig) -> Front:
+        """The front from everything told so far.
+
+        Raises:
+            NumericalError: nothing usable was told.
+        """
+
+    def notes(self) -> list[str]:
+        """Sentences a user should read before the run starts."""
+        return []
+
+    def tell(self, coefficients_KN: np.ndarray, metrics_KT: np.ndarray) -> None:
+        """Add evaluated coefficient vectors; NaN marks a metric that could not be measured."""
+        c, m = np.asarray(coefficients_KN, dtype=np.float64), np.asarray(metrics_KT, dtype=np.float64)
+        if c.ndim != 2 or c.shape[1] != self.models or m.shape != (len(c), len(self.objectives.names)):
+            raise InputError(f"Told coefficients {list(c.shape)} with metrics {list(m.shape)}.")
+        self.coefficients_KN = np.vstack([self.coefficients_KN, c])
+        self.metrics_KT = np.vstack([self.metrics_KT, m])
+
+    def state(self) -> dict[str, Any]:
+        """What was told, as plain JSON values; with the same options it restores the search."""
+        return {
+            "coefficients": self.coefficients_KN.tolist(),
+            "metrics": [[None if np.isnan(v) else v for v in row] for row in self.metrics_KT.tolist()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` was taken; a search that was told something already is refused."""
+        if len(self.coefficients_KN):
+            raise InputError("Only a fresh search can be restored.")
+        if state["coefficients"]:
+            metrics = [[np.nan if v is None else v for v in row] for row in state["metrics"]]
+            self.tell(np.array(state["coefficients"]), np.array(metrics, dtype=np.float64))

@@ -1,0 +1,9 @@
+"""Surrogates: cheap models of a metric over the scaling coefficients.
+
+``quadratic``   the quadratic of MAP with a link for the metric's range, and its fit
+``links``       identity, sigmoid and softplus
+"""
+
+from mergecore.surrogates.quadratic import QuadraticFit, QuadraticSurrogate, fit_quadratic
+
+__all__ = ["QuadraticFit", "QuadraticSurrogate", "fit_quadratic"]

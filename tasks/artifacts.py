@@ -1,0 +1,146 @@
+"""What a person sees while and after a run: progress in the terminal, and Prefect's artifacts."""
+
+from __future__ import annotations
+
+import base64
+import html
+import time
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import PrefectException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from mergecore.run_folder import RunRecord
+
+PLAIN_SECONDS = 10.0  # between plain lines when the output is no terminal
+ARTIFACT_SECONDS = 2.0  # between updates of the artifact in the Prefect UI
+
+
+class Progress:
+    """One bar with rate and remaining time in a terminal, plain lines elsewhere, a progress artifact in Prefect.
+
+    Nothing is shown for work that ends before the first update is due.
+
+    Args:
+        label: what is being done.
+        unit: what is counted.
+    """
+
+    def __init__(self, label: str, *, unit: str) -> None:
+        self._label = label
+        self._unit = unit
+        self._console = Console(stderr=True)
+        self._bar: RichProgress | None = None
+        self._bar_task: Any = None
+        self._began = self._printed = self._shown = time.monotonic()
+        self._artifact: UUID | None = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Say how far the work is; cheap enough to call for every item."""
+        now = time.monotonic()
+        if total and self._console.is_terminal:
+            self._update_bar(done, total)
+        elif total and (now - self._printed >= PLAIN_SECONDS or (done == total and self._printed > self._began)):
+            self._printed = now
+            rate = done / max(now - self._began, 1e-9)
+            left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+            self._console.print(f"{self._label}: {done}/{total} {self._unit}, {rate:.1f}/s{left}", highlight=False)
+        if total and (now - self._shown >= ARTIFACT_SECONDS or (done == total and self._artifact)):
+            self._shown = now
+            self._update_artifact(100.0 * done / total)
+
+    def _update_bar(self, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._bar_task = self._bar.add_task(self._label, total=total, rate="")
+            self._bar.start()
+        rate = done / max(time.monotonic() - self._began, 1e-9)
+        self._bar.update(self._bar_task, completed=done, total=total, rate=f"{rate:.1f} {self._unit}/s")
+
+    def _update_artifact(self, percent: float) -> None:
+        if not _in_run():
+            return
+        with suppress(PrefectException, OSError):  # a picture of the progress must never stop the progress
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(percent, description=f"{self._label} ({self._unit})")  # type: ignore[assignment]
+            else:
+                update_progress_artifact(self._artifact, percent)
+
+
+def publish(record: RunRecord, figure: bytes, *, report: str, tracking: str) -> None:
+    """The front as a table and a picture, the figures of the run, and where to find the rest.
+
+    Args:
+        record: the finished run.
+        figure: PNG of the front.
+        report: path of report.html.
+        tracking: address of the MLflow run for a person to open.
+    """
+    if not _in_run():
+        return
+    shown = record.front.dropna(axis=1, how="all").round(4)
+    rows = shown.astype(object).where(shown.notna(), None).to_dict(orient="records")
+    create_table_artifact(table=rows, key="front", description=f"Pareto front of {_markdown(record.name)}")
+    create_markdown_artifact(markdown=_summary(record, figure, report, tracking), key="summary")
+    if tracking.startswith(("http://", "https://")):
+        create_link_artifact(link=tracking, link_text="MLflow run", key="mlflow")
+
+
+def _summary(record: RunRecord, figure: bytes, report: str, tracking: str) -> str:
+    volume = record.summary["hypervolume"]
+    counts = record.summary["evaluations"]
+    picture = base64.b64encode(figure).decode()
+    lines = [
+        f"# {_markdown(record.name)}",
+        _markdown(record.summary["diagnosis"]["sentence"]),
+        f"![Pareto front](data:image/png;base64,{picture})",
+        "| | |",
+        "|---|---|",
+        f"| points on the front | {len(record.front)} |",
+        f"| coefficient vectors evaluated | {counts['coefficient_vectors']} |",
+        f"| (coefficient vector, task) evaluations | {counts['pairs']}, {counts['failed']} failed |",
+        f"| hypervolume, verified front | {_number(volume['real'])} |",
+        f"| report | `{_markdown(report)}` |",
+        f"| MLflow | `{_markdown(tracking)}` |",
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None or value != value else f"{value:.4f}"
+
+
+def _markdown(text: str) -> str:
+    """Text that markdown and HTML leave as it is."""
+    escaped = html.escape(text, quote=False)
+    return "".join(f"\\{character}" if character in "\\`*_[]|#!" else character for character in escaped)
+
+
+def _in_run() -> bool:
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None

@@ -1,0 +1,150 @@
+"""Stage: evaluate coefficient vectors through the ledger, so that nothing is evaluated twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mergecore.errors import InputError
+from mergecore.evaluation import Outcome
+from mergecore.ledger import Fact, Ledger
+from mergecore.study import Study
+from tasks.artifacts import Progress
+from tasks.workers import Job
+
+if TYPE_CHECKING:
+    from tasks.run import Run
+
+
+@dataclass
+class Evaluations:
+    """Facts about K candidates on some of the study's measured tasks.
+
+    Attributes:
+        coefficients_KN: the candidates, in the order they were asked for.
+        metrics_KM: one column a measured task; NaN where the evaluation failed.
+        noise_KM: standard errors; NaN where unknown.
+        seconds_K: evaluation time, all tasks together.
+        workers: who evaluated each candidate.
+        reasons: why it failed, empty when it did not.
+        fresh: passes over a task's data done now; all others were known.
+    """
+
+    coefficients_KN: np.ndarray
+    metrics_KM: np.ndarray
+    noise_KM: np.ndarray
+    seconds_K: np.ndarray
+    workers: list[str]
+    reasons: list[str]
+    fresh: int
+
+
+@task(name="evaluate", task_run_name="evaluate {label}", cache_policy=NO_CACHE)
+def evaluate(run: Run, coefficients_KN: np.ndarray, measured: list[int], *, label: str) -> Evaluations:
+    """Metrics of every candidate on every measured task, from the ledger or from the workers.
+
+    A result is durable before it counts. Failures are results too, with a reason; an earlier run's failures are tried
+    again only when the config says so.
+
+    Raises:
+        InputError: some task failed on every candidate; the first reason is given.
+    """
+    study = run.study
+    keys = [[study.evaluation_key(c, m) for m in measured] for c in coefficients_KN]
+    with run.stage("evaluate"), Ledger(study.ledger_path) as ledger:
+        known = _lookup(ledger, study, keys, measured)
+        if study.config.execution.retry_failed:
+            known = {place: fact for place, fact in known.items() if not fact.reason}
+        jobs = _missing(study, coefficients_KN, keys, measured, known)
+        with Progress(label, unit="candidates") as progress:
+            done = 0
+
+            def record(job: Job, outcomes: list[Outcome], worker: str) -> None:
+                nonlocal done
+                for m, outcome in zip(job.measured, outcomes, strict=True):
+                    fact = _fact(study, job, m, outcome, worker)
+                    for metric in _metrics_of(study, m, measured):
+                        ledger.record(fact, metric)
+                done += 1
+                progress.update(done, len(jobs))
+
+            progress.update(0, len(jobs))
+            run.pool.run(jobs, record)
+        facts = _lookup(ledger, study, keys, measured)
+    return _table(study, coefficients_KN, keys, facts, measured, sum(len(job.measured) for job in jobs))
+
+
+Facts = dict[tuple[str, str], Fact]
+"""(content key, metric) to fact: tasks that differ by metric only share one pass over the data, and its key."""
+
+
+def _lookup(ledger: Ledger, study: Study, keys: list[list[str]], measured: list[int]) -> Facts:
+    found: Facts = {}
+    for column, m in enumerate(measured):
+        metric = study.measured[m].task.metric
+        found |= {(key, metric): fact for key, fact in ledger.find((row[column] for row in keys), metric).items()}
+    return found
+
+
+def _missing(
+    study: Study, coefficients_KN: np.ndarray, keys: list[list[str]], measured: list[int], known: Facts
+) -> list[Job]:
+    """What the ledger does not know, each candidate and each pass over the data once."""
+    jobs: dict[tuple[float, ...], Job] = {}
+    for c, row in zip(coefficients_KN.tolist(), keys, strict=True):
+        wanted = {key: m for m, key in zip(measured, row, strict=True) if (key, study.measured[m].task.metric) not in known}
+        if wanted:
+            jobs.setdefault(tuple(c), Job(tuple(c), tuple(sorted(wanted.values()))))
+    return list(jobs.values())
+
+
+def _metrics_of(study: Study, m: int, measured: list[int]) -> set[str]:
+    """The metrics that this study takes from one pass: those of all tasks on the same data with the same evaluator."""
+    return {study.measured[i].task.metric for i in measured if study.measured[i].key == study.measured[m].key}
+
+
+def _fact(study: Study, job: Job, m: int, outcome: Outcome, worker: str) -> Fact:
+    return Fact(
+        key=study.evaluation_key(job.coefficients, m),
+        metrics=outcome.metrics,
+        noise=outcome.noise,
+        reason=outcome.reason,
+        task=study.measured[m].label,
+        coefficients=job.coefficients,
+        matrix=study.matrix_key,
+        examples=outcome.examples,
+        seconds=outcome.seconds,
+        worker=worker,
+    )
+
+
+def _table(
+    study: Study,
+    coefficients_KN: np.ndarray,
+    keys: list[list[str]],
+    facts: Facts,
+    measured: list[int],
+    fresh: int,
+) -> Evaluations:
+    metrics = np.full((len(keys), len(measured)), np.nan)
+    noise = metrics.copy()
+    seconds = np.zeros(len(keys))
+    workers, reasons = [], []
+    for k, row in enumerate(keys):
+        passes = {key: facts[key, study.measured[m].task.metric] for m, key in zip(measured, row, strict=True)}
+        seconds[k] = sum(fact.seconds for fact in passes.values())
+        workers.append(passes[row[0]].worker)
+        reasons.append("; ".join(f"{fact.task}: {fact.reason}" for fact in passes.values() if fact.reason))
+        for column, m in enumerate(measured):
+            name = study.measured[m].task.metric
+            metrics[k, column] = facts[row[column], name].metrics.get(name, np.nan)
+            noise[k, column] = facts[row[column], name].noise.get(name, np.nan)
+    for column, m in enumerate(measured):
+        if len(keys) and not np.isfinite(metrics[:, column]).any():
+            reason = facts[keys[0][column], study.measured[m].task.metric].reason.rstrip(".")
+            raise InputError(f"No evaluation of the task {study.measured[m].label!r} succeeded; the first one: {reason}.")
+    return Evaluations(coefficients_KN, metrics, noise, seconds, workers, reasons, fresh)

@@ -1,0 +1,233 @@
+"""MLflow: a parent run for a study, a child run for each round; every number, table and picture. The only importer of mlflow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mergecore.run_folder import RunRecord
+from mergecore.study import Study
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+METRIC_BATCH = 1000  # MLflow's limit for one request
+VALUE_LIMIT = 500
+FOLDER_TAG = "mergecore.folder"
+
+
+class Tracker:
+    """The MLflow run of one study.
+
+    A run that was interrupted (same folder, still marked as running) is continued, so that a study has one parent run
+    however often it was started. As a context manager it marks the run as finished or failed.
+
+    Args:
+        study: the study.
+        folder: where its files go; tells a continued run from a new one.
+    """
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self._study = study
+        self._folder = str(folder.resolve())
+        self.uri = tracking_uri(study.config.tracking.uri, study.home)
+        self._parent: str | None = None
+        self._children: dict[str, str] = {}
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self._parent is None:
+            return
+        if kind is None:
+            status = "FINISHED"
+        elif issubclass(kind, (KeyboardInterrupt, SystemExit)) or kind.__name__ == "CancelledError":
+            status = "KILLED"
+        else:
+            status = "FAILED"
+        self._client.set_terminated(self._parent, status)
+
+    @property
+    def run_id(self) -> str:
+        """The parent run's id; created, or found when an interrupted run is continued."""
+        if self._parent is None:
+            self._parent = self._interrupted() or self._new_parent()
+        return self._parent
+
+    @property
+    def address(self) -> str:
+        """Where a person finds the run: a page on a server, or the command that shows a local database."""
+        if self.uri.startswith("http"):
+            return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.run_id}"
+        return f"mlflow ui --backend-store-uri {self.uri}"
+
+    def log_round(self, name: str, coefficients_KN: np.ndarray, metrics_KT: np.ndarray, **numbers: float) -> None:
+        """A child run for one round: each objective as a series over the candidates, its best, and ``numbers``."""
+        child = self._child(name)
+        names = [task.name for task in self._study.config.tasks]
+        series = [
+            (metric_name(f"metric/{names[t]}"), float(value), step)
+            for step, row in enumerate(metrics_KT)
+            for t, value in enumerate(row)
+        ]
+        self._log_metrics(child, [*series, *((key, value, 0) for key, value in numbers.items())])
+        columns = {f"c.{m}": coefficients_KN[:, n] for n, m in enumerate(self._study.models)}
+        columns |= {names[t]: metrics_KT[:, t] for t in range(len(names))}
+        self._log_table(child, columns, "evaluations.json")
+        self._client.set_terminated(child)
+
+    def log_result(self, record: RunRecord, figure: bytes, folder: Path) -> None:
+        """The finished study on the parent run: figures, the front as a table, the picture, the folder's files."""
+        numbers = [
+            (metric_name(name), value, 0)
+            for name, value in _flat(record.summary)
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        ]
+        self._log_metrics(self.run_id, numbers)
+        front = {column: record.front[column].to_numpy() for column in record.front.columns}
+        self._log_table(self.run_id, front, "front.json")
+        with _quiet():
+            self._client.log_image(self.run_id, _image(figure), artifact_file="front.png")
+            for file in sorted(folder.iterdir()):
+                if file.is_file() and not file.name.startswith("."):
+                    self._client.log_artifact(self.run_id, str(file), "run")
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent that the config does not ask for
+        from mlflow import MlflowClient
+
+        with _quiet():
+            if self.uri.startswith("sqlite:///"):
+                Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            return MlflowClient(tracking_uri=self.uri)
+
+    @cached_property
+    def _experiment(self) -> str:
+        name = self._study.config.tracking.experiment
+        with _quiet():
+            found = self._client.get_experiment_by_name(name)
+            if found is not None:
+                return found.experiment_id
+            local = self.uri.startswith("sqlite:///")
+            place = (self._study.home / "mlartifacts").as_uri() if local else None
+            return self._client.create_experiment(name, artifact_location=place)
+
+    def _interrupted(self) -> str | None:
+        condition = f"tags.`{FOLDER_TAG}` = '{_digest(self._folder)}' and attributes.status = 'RUNNING'"
+        runs = self._client.search_runs([self._experiment], condition, max_results=1)
+        return runs[0].info.run_id if runs else None
+
+    def _new_parent(self) -> str:
+        from mlflow.entities import Dataset, DatasetInput, Param
+
+        config = self._study.config
+        tags = {FOLDER_TAG: _digest(self._folder), "mergecore.method": config.search.method}
+        run = self._client.create_run(self._experiment, run_name=config.name[:250], tags=tags)
+        values = dict(_flat(config.model_dump(mode="json", exclude={"models", "tasks"})))
+        values |= {f"model.{model.name}": model.source for model in config.models}
+        values |= {"task_matrix": self._study.matrix_key}
+        params = [Param(metric_name(key), str(value)[:VALUE_LIMIT]) for key, value in values.items()]
+        self._client.log_batch(run.info.run_id, params=params[:100])
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=metric_name(item.label)[:250],
+                    digest=item.key[:32],
+                    source_type="local",
+                    source=json.dumps(item.dataset.model_dump() if item.dataset else {}),
+                )
+            )
+            for item in self._study.measured
+        ]
+        self._client.log_inputs(run.info.run_id, datasets=inputs)
+        return run.info.run_id
+
+    def _child(self, name: str) -> str:
+        tags = {"mlflow.parentRunId": self.run_id, "mergecore.round": name}
+        condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.`mergecore.round` = '{name}'"
+        stale = self._client.search_runs([self._experiment], condition)
+        for run in stale:  # of the interrupted run that is being continued
+            self._client.delete_run(run.info.run_id)
+        return self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
+
+    def _log_metrics(self, run_id: str, values: Iterable[tuple[str, float, int]]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, float(value), now, step) for key, value, step in values if math.isfinite(value)]
+        for start in range(0, len(metrics), METRIC_BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + METRIC_BATCH])
+
+    def _log_table(self, run_id: str, columns: Mapping[str, np.ndarray], file: str) -> None:
+        import pandas as pd
+
+        with _quiet():
+            self._client.log_table(run_id, pd.DataFrame(dict(columns)), file)
+
+
+def tracking_uri(uri: str | None, home: Path) -> str:
+    """The tracking URI to use; a relative SQLite path lies under ``home``."""
+    if uri is None:
+        return f"sqlite:///{home / 'mlflow.db'}"
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not Path(path).is_absolute():
+        return f"sqlite:///{home / path}"
+    return uri
+
+
+def metric_name(text: str) -> str:
+    """A name that MLflow accepts; characters it refuses become '_', with a digest so that names stay apart."""
+    cleaned = re.sub(r"[^A-Za-z0-9_\-. /:]", "_", text)[:200]
+    return cleaned if cleaned == text else f"{cleaned}.{_digest(text)[:6]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            pairs += _flat(inner, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", inner))
+    return pairs
+
+
+def _image(figure: bytes) -> Any:
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(figure))
+
+
+class _quiet:  # noqa: N801: reads as a word
+    """Keep MLflow's and Alembic's notices off the terminal; what goes wrong still raises."""
+
+    NAMES = ("mlflow", "alembic")
+
+    def __enter__(self) -> None:
+        self._levels = {name: logging.getLogger(name).level for name in self.NAMES}
+        for name in self.NAMES:
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+    def __exit__(self, *exception: object) -> None:
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
+
+

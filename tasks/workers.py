@@ -1,0 +1,159 @@
+"""Ray: actors that hold what is heavy, and candidates that travel as N floats. The only importer of ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mergecore.errors import EvaluationError
+from mergecore.evaluation import CandidateEvaluator, Outcome
+from mergecore.study import Study
+
+IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
+
+
+@dataclass
+class Job:
+    """One candidate and the tasks to measure on it."""
+
+    coefficients: tuple[float, ...]
+    measured: tuple[int, ...]
+    attempts: int = field(default=0, compare=False)
+
+
+class WorkerPool:
+    """Evaluates jobs on Ray actors as they become free; started by the first job, so a run without work starts nothing.
+
+    An actor that dies is replaced; the job it was working on is tried again, at most ``attempts`` times, then given
+    to ``on_result`` as failed. Use it as a context manager: actors, and a local cluster it started, end with it.
+
+    Args:
+        study: what is evaluated.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._options = study.config.execution
+        self._actors: list[Any] = []
+        self._started_ray = False
+        self.deaths = 0
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._started_ray:
+            ray.shutdown()
+            self._started_ray = False
+
+    def run(self, jobs: Sequence[Job], on_result: Callable[[Job, list[Outcome], str], None]) -> None:
+        """Evaluate every job; results arrive in the order they finish.
+
+        Args:
+            jobs: what to do.
+            on_result: called in this process with the job, one outcome a task, and the worker's name.
+
+        Raises:
+            EvaluationError: no worker could be started.
+        """
+        if not jobs:
+            return
+        import ray
+
+        self._start(ray, len(jobs))
+        waiting = deque(jobs)
+        queues: dict[Any, deque[tuple[Any, Job]]] = {actor: deque() for actor in self._actors}
+        while waiting or any(queues.values()):
+            depth = IN_FLIGHT if len(waiting) > len(self._actors) else 1
+            for actor, queue in queues.items():
+                while waiting and len(queue) < depth:
+                    job = waiting.popleft()
+                    queue.append((actor.evaluate.remote(job.coefficients, job.measured), job))
+            owners = {queue[0][0]: actor for actor, queue in queues.items() if queue}
+            (done,), _ = ray.wait(list(owners), num_returns=1)
+            actor = owners[done]
+            _, job = queues[actor].popleft()
+            try:
+                outcomes, worker = ray.get(done)
+            except ray.exceptions.RayError as error:
+                self._replace(ray, actor, job, queues, waiting, on_result, error)
+            else:
+                on_result(job, outcomes, worker)
+
+    def _start(self, ray: Any, jobs: int) -> None:
+        if not ray.is_initialized():
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that the config does not ask for
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            address = self._options.ray_address
+            local = {} if address else {"num_cpus": self._cores(), "include_dashboard": False}
+            try:
+                ray.init(address=address, logging_level="error", log_to_driver=False, **local)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
+                raise EvaluationError(f"Cannot reach {where}: {error}") from None
+            self._started_ray = True
+        if not self._actors:
+            cpus = self._options.threads_per_worker
+            available = ray.cluster_resources()
+            count = self._options.workers
+            if count == "auto":
+                count = max(1, int(available.get("CPU", 1) // cpus))
+                if self._options.gpus_per_worker:
+                    count = max(1, int(available.get("GPU", 0) // self._options.gpus_per_worker))
+            # a cluster with fewer cores than asked for would leave actors waiting for ever
+            fitting = max(1, int(available.get("CPU", 1) // cpus))
+            self._actors = [self._new_actor(ray) for _ in range(min(count, fitting, jobs))]
+
+    def _cores(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        asked = 0 if self._options.workers == "auto" else self._options.workers * self._options.threads_per_worker
+        return max(cores, asked)
+
+    def _new_actor(self, ray: Any) -> Any:
+        cpus, gpus = self._options.threads_per_worker, self._options.gpus_per_worker
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Worker)
+        return remote.remote(self._study, cpus)
+
+    def _replace(
+        self,
+        ray: Any,
+        actor: Any,
+        job: Job,
+        queues: dict[Any, deque[tuple[Any, Job]]],
+        waiting: deque[Job],
+        on_result: Callable[[Job, list[Outcome], str], None],
+        error: Exception,
+    ) -> None:
+        """A worker died: what it had not begun goes back to the queue, what it was doing counts one attempt."""
+        self.deaths += 1
+        for _, unstarted in reversed(queues.pop(actor)):
+            waiting.appendleft(unstarted)
+        ray.kill(actor)
+        self._actors[self._actors.index(actor)] = fresh = self._new_actor(ray)
+        queues[fresh] = deque()
+        job.attempts += 1
+        if job.attempts < self._options.attempts:
+            waiting.append(job)
+            return
+        reason = f"the worker died {job.attempts} times: {str(error).strip().splitlines()[0]}"
+        on_result(job, [Outcome({}, {}, 0, 0.0, reason[:500])] * len(job.measured), "")
+
+
+class _Worker:
+    """The Ray actor: one process, one candidate at a time."""
+
+    def __init__(self, study: Study, threads: int) -> None:
+        self._evaluator = CandidateEvaluator(study, threads=threads)
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def evaluate(self, coefficients: tuple[float, ...], measured: tuple[int, ...]) -> tuple[list[Outcome], str]:
+        return self._evaluator.evaluate(coefficients, measured), self._name

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mergecore.architectures import build_module
+from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Evaluator
 from mergecore.study import Study, make_evaluator
 from mergecore.task_matrix import open_task_matrix
@@ -49,6 +50,9 @@ class CandidateEvaluator:
         Args:
             coefficients: [N].
             measured: indices into ``study.measured``.
+
+        Raises:
+            InputError: the task or the network cannot work for any candidate.
         """
         c_N = np.asarray(coefficients, dtype=np.float64)
         self._matrix.merge(c_N, out=self._buffer_P)
@@ -66,6 +70,8 @@ class CandidateEvaluator:
             if index not in self._evaluators:
                 self._evaluators[index] = make_evaluator(item, self._study.home)
             found = self._evaluators[index].evaluate(candidate)
+        except InputError:
+            raise  # wrong for every candidate: no fact about this one, and to be mended by the user
         except Exception as error:  # whatever an evaluator raises is this candidate's failure, not the run's
             reason = f"{type(error).__name__}: {error}"
             return Outcome({}, {}, 0, time.perf_counter() - started, reason[:500])

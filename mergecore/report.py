@@ -5,19 +5,18 @@ name is never markup; a content security policy allows the page's own scripts, b
 
 Shapes: K evaluations, P points of the front, N models, T tasks.
 
-The page reads these keys of ``RunRecord.summary``, each of them optional:
+The page reads these keys of ``RunRecord.summary``, each of them optional, and the versions from ``config["resolved"]["versions"]``:
 
 =========================  ===============================================================================
 ``method``                 the search method (else ``config["search"]["method"]``)
 ``diagnosis``              ``sentence``, the result in plain words; ``correlation`` [T, T], metrics turned so
                            that more is better
-``evaluations``            how many coefficient vectors were evaluated (else the rows of the table)
-``failed``                 how many of them failed (else the rows that miss a metric)
+``evaluations``            ``coefficient_vectors``, ``pairs`` of one with a task, ``known_pairs`` from earlier
+                           runs, ``failed`` pairs (else counted in the table)
 ``timings``                seconds for each stage; ``total`` among them is the wall time (else their sum)
-``hypervolume``            of the front
-``reference_point``        T numbers, or a mapping from task to number
+``hypervolume``            ``real`` and ``predicted`` points of the front
+``reference_point``        ``values``, task to number
 ``hypervolume_by_round``   one number a round
-``versions``               package to version (else ``config["versions"]``)
 =========================  ===============================================================================
 """
 
@@ -74,9 +73,8 @@ def page_data(record: RunRecord, *, folder: str | Path | None = None) -> dict[st
     basis = "predicted" if measured["predicted"] else "real"
     verified_P = np.isfinite(metrics["real"]).all(axis=1)
     summary = record.summary
-    diagnosis = summary.get("diagnosis") or {}
-    search = record.config.get("search")
-    method = summary.get("method") or (search.get("method") if isinstance(search, Mapping) else None)
+    diagnosis = _mapping(summary.get("diagnosis"))
+    method = summary.get("method") or _mapping(record.config.get("search")).get("method")
     data = {
         "name": record.name,
         "method": method or "",
@@ -90,13 +88,13 @@ def page_data(record: RunRecord, *, folder: str | Path | None = None) -> dict[st
         "verified": np.flatnonzero(verified_P),
         "evaluations": {"metrics": record.evaluated_metrics(), "round": _rounds(record)},
         "references": references(record),
-        "surrogates": [_surrogate(task, fit) for task, fit in record.surrogates.items()],
+        "surrogates": _surrogates(record),
         "correlation": diagnosis.get("correlation") or correlation(record),
         "hypervolumeByRound": summary.get("hypervolume_by_round") or [],
         "figures": _figures(record),
         "documents": {
             "config": to_yaml(record.config) if record.config else "",
-            "versions": _yaml_or_nothing(summary.get("versions") or record.config.get("versions")),
+            "versions": _yaml_or_nothing(_mapping(record.config.get("resolved")).get("versions")),
             "summary": _yaml_or_nothing(summary),
         },
     }
@@ -168,36 +166,45 @@ def _embed(data: dict[str, Any]) -> str:
 
 
 def _figures(record: RunRecord) -> dict[str, Any]:
-    summary = record.summary
-    missing_K = ~np.isfinite(record.evaluated_metrics()).all(axis=1)
-    timings = {stage: seconds for stage, seconds in (summary.get("timings") or {}).items() if _is_number(seconds)}
+    summary, metrics_KT = record.summary, record.evaluated_metrics()
+    counted = _mapping(summary.get("evaluations"))
+    timings = {stage: seconds for stage, seconds in _mapping(summary.get("timings")).items() if _is_number(seconds)}
     stages = {stage: seconds for stage, seconds in timings.items() if stage != "total"}
-    seconds = timings.get("total", sum(stages.values()) if stages else None)
-    point = summary.get("reference_point")
-    if isinstance(point, Mapping):
-        point = [point.get(task.name) for task in record.tasks]
+    volumes = _mapping(summary.get("hypervolume"))
+    measured = volumes.get("real") is not None
+    point = _mapping(_mapping(summary.get("reference_point")).get("values"))
     return {
-        "evaluations": summary.get("evaluations", len(missing_K)),
-        "failed": summary.get("failed", int(missing_K.sum())),
-        "seconds": seconds,
+        "vectors": counted.get("coefficient_vectors", len(metrics_KT)),
+        "pairs": counted.get("pairs", metrics_KT.size),
+        "known": counted.get("known_pairs", 0),
+        "failed": counted.get("failed", int((~np.isfinite(metrics_KT)).sum())),
+        "seconds": timings.get("total", sum(stages.values()) if stages else None),
         "longestStage": max(stages.items(), key=lambda item: item[1]) if stages else None,
-        "hypervolume": summary.get("hypervolume"),
-        "referencePoint": [] if point is None else point,
+        "hypervolume": volumes.get("real" if measured else "predicted"),
+        "hypervolumeOf": "of the measured points" if measured else "of the predicted front",
+        "referencePoint": [point.get(task.name) for task in record.tasks] if point else [],
     }
 
 
-def _surrogate(task: str, fit: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "task": task,
-        "link": fit.get("link", ""),
-        "heldOutR2": fit.get("held_out_r2"),
-        "pressR2": fit.get("press_r2"),
-        "samples": fit.get("samples"),
-        "excluded": fit.get("excluded"),
-        "warnings": fit.get("warnings") or [],
-        "observed": fit.get("observed", []),
-        "outOfFold": fit.get("out_of_fold", []),
-    }
+def _surrogates(record: RunRecord) -> list[dict[str, Any]]:
+    """What the page says of each surrogate, in the order of the tasks."""
+    errors_PT = np.abs(record.front_metrics("predicted") - record.front_metrics("real"))
+    return [
+        {
+            "task": task.name,
+            "link": fit.get("link", ""),
+            "heldOutR2": fit.get("held_out_r2"),
+            "pressR2": fit.get("press_r2"),
+            "gap": errors_T[np.isfinite(errors_T)].mean() if np.isfinite(errors_T).any() else None,
+            "samples": fit.get("samples"),
+            "excluded": fit.get("excluded"),
+            "warnings": fit.get("warnings") or [],
+            "observed": fit.get("observed", []),
+            "outOfFold": fit.get("out_of_fold", []),
+        }
+        for task, errors_T in zip(record.tasks, errors_PT.T, strict=True)
+        if (fit := record.surrogates.get(task.name)) is not None
+    ]
 
 
 def _rounds(record: RunRecord) -> list[Any]:
@@ -212,6 +219,11 @@ def _sentence(record: RunRecord) -> str:
 
 def _yaml_or_nothing(value: Any) -> str:
     return to_yaml(value) if value else ""
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """``value``, or nothing when it is not a mapping: what a summary leaves out, the page leaves out."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _is_number(value: Any) -> bool:

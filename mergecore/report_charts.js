@@ -80,11 +80,11 @@ function spaceFigure(run, dims, chosen, look, { zoom }) {
   if (run.basis === "predicted") {
     data.push(links(dims, run, look));
     data.push(markers(dims, run.front.predicted, "Predicted", { color: look.front, size: solid ? 4 : 7, opacity: solid ? 0.8 : 1,
-      symbol: "circle-open", line: { width: 1.4, color: look.front } }, { text: texts }));
+      symbol: "circle-open", line: { width: 1.4, color: look.front } }, { text: texts, customdata: texts.map((_, p) => p) }));
   }
   if (verified.length) {
     data.push(markers(dims, verified.map((p) => run.front.real[p]), "Verified", { color: look.verified, size: solid ? 5 : 8 },
-      { text: verified.map((p) => texts[p]) }));
+      { text: verified.map((p) => texts[p]), customdata: verified }));
   }
   for (const [group, name, symbol] of [[singles, "Single models", "diamond"], [base, "Base model", "square"]]) {
     if (group.length) data.push(markers(dims, group.map((r) => r.metrics), name, { color: look.reference, size: solid ? 5 : 9, symbol },
@@ -159,12 +159,12 @@ function parallelFigure(run, chosen, look, { zoom }) {
   };
   const paths = (rows) => ({ x: rows.flatMap(() => [...run.tasks.keys(), null]), y: rows.flatMap((row) => [...row.map(height), null]) });
   const path = (indices, kind, name, colour, extra) => ({ type: "scatter", name, hoverinfo: "text", connectgaps: false,
-    ...paths(indices.map((p) => run.front[kind][p])), text: indices.flatMap((p) => Array(T + 1).fill(run.texts[p])),
+    ...paths(indices.map((p) => run.front[kind][p])), text: indices.flatMap((p) => Array(T + 1).fill(run.texts[p])), customdata: indices.flatMap((p) => Array(T + 1).fill(p)),
     mode: "lines", line: { color: colour, width: 1.2 }, ...extra });
   const all = [...run.front[run.basis].keys()];
   const data = [];
   if (run.basis === "predicted") data.push(path(all, "predicted", "Predicted", look.front, { opacity: Math.max(0.2, Math.min(0.7, 25 / all.length)) }));
-  if (run.verified.length) data.push(path(run.verified, "real", "Verified", look.verified, { opacity: run.basis === "real" ? 0.5 : 0.85 }));
+  if (run.verified.length) data.push(path(run.verified, "real", "Verified", look.verified, { opacity: 0.6 }));
   for (const [kind, name, dash] of [["model", "Single models", "dash"], ["base", "Base model", "dot"]]) {
     const group = outer.filter((reference) => reference.kind === kind);
     if (group.length) data.push({ type: "scatter", name, mode: "lines", ...paths(group.map((reference) => reference.metrics)), hoverinfo: "text",
@@ -172,7 +172,7 @@ function parallelFigure(run, chosen, look, { zoom }) {
   }
   const one = chosen < 0 ? [] : [chosen];
   const real = run.basis === "real" ? [] : one.filter((p) => run.verified.includes(p));
-  data.push(path(one, run.basis, "Chosen", look.choice, { mode: "lines+markers", line: { color: look.choice, width: 3 }, marker: { size: 9, color: look.choice } }));
+  data.push(path(one, run.basis, "Chosen", look.choice, { mode: "lines+markers", line: { color: look.choice, width: 3.5 }, marker: { size: 9, color: look.choice } }));
   data.push(path(real, "real", "Chosen, verified", look.choice, { mode: "lines+markers", line: { color: look.choice, width: 2, dash: "dot" },
     marker: { size: 7, color: look.choice } }));
   const ends = run.tasks.flatMap((_, t) => ranges[t].map((value, end) => ({ x: t, y: end, yanchor: end ? "bottom" : "top", yshift: end ? 6 : -6,
@@ -236,7 +236,7 @@ function hypervolumeFigure(run, look) {
     line: { color: look.verified, width: 2 }, marker: { size: 6, color: look.verified },
     hovertemplate: "round %{x}<br>%{y:.5~g}<extra></extra>" }];
   return { data, layout: baseLayout(look, { showlegend: false, xaxis: axis(look, "round", { dtick: run.hypervolumeByRound.length < 16 ? 1 : undefined }),
-    yaxis: axis(look, "hypervolume of what was evaluated") }) };
+    yaxis: axis(look, "hypervolume") }) };
 }
 
 /** Correlation of the tasks over the evaluations, with every metric turned so that more is better. */

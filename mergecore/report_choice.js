@@ -23,7 +23,7 @@ function weightsOf(raw) {
     negative where less is better; null for a point that misses a metric. */
 function utilities(points, tasks) {
   const complete = points.map((point) => (point.every(isNumber) ? point : null));
-  const shared = tasks.every((task) => task.metric === tasks[0].metric && task.maximise === tasks[0].maximise);
+  const shared = tasks.every((task) => task.metric === tasks[0].metric);
   const ranges = tasks.map((_, t) => extent(complete.filter(Boolean).map((point) => point[t])) || [0, 1]);
   const scale = (value, t) => {
     const [low, high] = ranges[t];
@@ -50,9 +50,32 @@ function shellQuote(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\"'\"'") + "'";
 }
 
-function pickCommand(folder, tasks, weights) {
+const command = (folder, options) => ["mergecore pick", shellQuote(folder), ...options].join(" ");
+
+function pickCommand(folder, tasks, weights, verifiedOnly) {
   const preferences = tasks.map((task, t) => `--prefer ${shellQuote(`${task.name}=${weights[t]}`)}`);
-  return ["mergecore pick", shellQuote(folder), ...preferences].join(" ");
+  return command(folder, verifiedOnly ? [...preferences, "--verified"] : preferences);
+}
+
+/** Index of the best point on task `best` among those at least as good as the bounds on the others, -1 for none. */
+function constrained(points, tasks, bounds, best) {
+  const gain = (point, t) => (tasks[t].maximise ? point[t] : -point[t]);
+  const fits = (point) => point.every((value, t) => isNumber(value) && (t === best || gain(point, t) >= gain(bounds, t)));
+  return points.reduce((found, point, p) => (fits(point) && (found < 0 || gain(point, best) > gain(points[found], best)) ? p : found), -1);
+}
+
+/** A command that singles point `p` out by bounds on all tasks but the last, as short as can be; "" when none does. */
+function boundsCommand(folder, tasks, points, p) {
+  const best = tasks.length - 1;
+  const easier = (value, task, digits) => {
+    const steps = (task.maximise ? Math.floor : Math.ceil)(value * 10 ** digits);
+    return Math.min(Math.max(Number((steps / 10 ** digits).toFixed(digits)), task.lower ?? -Infinity), task.upper ?? Infinity);
+  };
+  const rounded = [2, 3, 4, 5, 6, 8].map((digits) => points[p].map((value, t) => easier(value, tasks[t], digits)));
+  const bounds = [...rounded, points[p]].find((candidate) => constrained(points, tasks, candidate, best) === p);
+  if (!bounds) return "";
+  const options = tasks.slice(0, best).map((task, t) => `--at-least ${shellQuote(`${task.name}=${bounds[t]}`)}`);
+  return command(folder, [...options, `--maximize ${shellQuote(tasks[best].name)}`]);
 }
 
 /** A number for reading: four decimals below one, four significant digits above. */

@@ -7,6 +7,7 @@ const redraws = []; // every chart, drawn again when the colours or the width cl
 
 run.texts = run.front.coefficients.map((_, index) => pointText(run, index));
 run.utilities = utilities(run.front[run.basis], run.tasks);
+run.verifiedUtilities = utilities(run.front.real, run.tasks);
 
 function el(tag, { text, ...attributes } = {}, ...children) {
   const node = document.createElement(tag);
@@ -74,9 +75,9 @@ function tiles() {
     el("dd", {}, el("div", { class: "value", text: value }), el("div", { class: "note clamp", text: note })));
   const points = run.front.coefficients.length;
   byId("tiles").append(
-    tile("Evaluations", figures.evaluations.toLocaleString("en"), figures.failed ? `${figures.failed.toLocaleString("en")} of them failed` : "coefficient vectors, none failed"),
+    tile("Evaluations", figures.vectors.toLocaleString("en"), evaluationNote(figures)),
     tile("Wall time", duration(figures.seconds), figures.longestStage ? `longest: ${figures.longestStage[0]}, ${duration(figures.longestStage[1])}` : ""),
-    tile("Hypervolume", format(figures.hypervolume), figures.referencePoint.length ? `above the reference point (${figures.referencePoint.map((value) => format(value, 3)).join(", ")})` : ""),
+    tile("Hypervolume", format(figures.hypervolume), figures.hypervolumeOf + (figures.referencePoint.length ? `, reference point (${figures.referencePoint.map((value) => format(value, 3)).join(", ")})` : "")),
     tile("Points on the front", points.toLocaleString("en"), run.basis === "real" ? "all measured" : `${run.verified.length.toLocaleString("en")} verified on real merges`));
   if (run.surrogates.length) {
     byId("tiles").append(tile("Held-out R²", range ? [...new Set(range.map((value) => format(value, 3)))].join("–") : "–",
@@ -84,7 +85,12 @@ function tiles() {
   }
 }
 
-const state = { raw: [], chosen: -1, drawn: -1, mode: "", pair: [0, 1], zoom: false };
+function evaluationNote({ pairs, known, failed }) {
+  return [`${pairs.toLocaleString("en")} metrics measured`, ...(known ? [`${known.toLocaleString("en")} known from earlier runs`] : []),
+    failed ? `${failed.toLocaleString("en")} failed` : "none failed"].join(", ");
+}
+
+const state = { raw: [], chosen: -1, pinned: -1, verifiedOnly: false, drawn: -1, mode: "", pair: [0, 1], zoom: false };
 let drawFront = () => {};
 
 function front() {
@@ -97,6 +103,11 @@ function front() {
   update();
   byId("front-table").addEventListener("toggle", frontTable, { once: true });
   drawFront = chart(byId("front-chart"), frontFigure);
+  byId("front-chart").on("plotly_click", ({ points: [point] }) => {
+    if (!Number.isInteger(point.customdata)) return;
+    state.pinned = point.customdata;
+    update();
+  });
 }
 
 function frontFigure(look) {
@@ -130,8 +141,10 @@ function frontToolbar() {
     buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(modes[index] === mode)));
     pairs.forEach((node) => { node.hidden = mode !== "pair"; });
     zoom.hidden = mode === "solid" || mode === "single";
-    byId("front-caption").textContent = { solid: "Drag to turn.", pair: T > 2 ? "Two tasks at a time: a point that looks beaten here is better on a task not shown." : "",
-      parallel: "Each path is one merged model, each upright line one task, and up is better. The numbers are the worst and the best shown.", single: "" }[mode];
+    byId("front-caption").textContent = { solid: "Drag to turn.", single: "",
+      pair: T > 2 ? "Two tasks at a time: a point that looks beaten here is better on a task not shown." : "",
+      parallel: "Each path is one merged model, each upright line one task, and up is better. The numbers are the worst and the best shown.",
+    }[mode] + " Click a point to see how it is made.";
     drawFront();
   };
   buttons.forEach((button, index) => button.addEventListener("click", () => show(modes[index])));
@@ -141,6 +154,7 @@ function frontToolbar() {
 
 /** Whether references and search lie so far out that the front would be a speck in the whole picture. */
 function frontIsSmall() {
+  if (run.front.coefficients.length < 3 || run.tasks.length < 2) return false;
   const near = run.front.predicted.concat(run.front.real);
   const all = near.concat(run.evaluations.metrics, run.references.map((reference) => reference.metrics));
   const size = (rows, t) => { const range = extent(rows.map((row) => row[t])); return range ? range[1] - range[0] : 0; };
@@ -151,7 +165,7 @@ function frontIsSmall() {
 function sliders() {
   const inputs = [];
   const set = (raw) => { inputs.forEach((input, t) => { input.value = raw[t]; }); read(); };
-  const read = () => { state.raw = inputs.map((input) => Number(input.value)); update(); };
+  const read = () => { state.raw = inputs.map((input) => Number(input.value)); state.pinned = -1; update(); };
   run.tasks.forEach((task, t) => {
     const input = el("input", { type: "range", min: 0, max: 100, step: 1, id: `weight-${t}` });
     input.value = 50;
@@ -165,6 +179,8 @@ function sliders() {
   byId("equal").addEventListener("click", () => set(run.tasks.map(() => 50)));
   byId("preferences").addEventListener("submit", (event) => event.preventDefault());
   byId("copy").addEventListener("click", copyCommand);
+  byId("verified-only").parentElement.hidden = run.basis === "real" || !run.verified.length;
+  byId("verified-only").addEventListener("change", (event) => { state.verifiedOnly = event.target.checked; read(); });
   state.raw = inputs.map(() => 50);
   if (run.tasks.length === 1) {
     byId("preferences").hidden = true;
@@ -176,7 +192,7 @@ let frame = 0;
 
 function update() {
   const weights = weightsOf(state.raw);
-  state.chosen = choose(run.utilities, weights);
+  state.chosen = state.pinned >= 0 ? state.pinned : choose(state.verifiedOnly ? run.verifiedUtilities : run.utilities, weights);
   weights.forEach((weight, t) => {
     byId(`share-${t}`).textContent = weight.toFixed(3);
     byId(`weight-${t}`).setAttribute("aria-valuetext", `weight ${weight.toFixed(3)}`);
@@ -193,7 +209,7 @@ function chosenPoint(weights) {
     return;
   }
   const points = run.front.coefficients.length;
-  byId("choice-title").textContent = `Chosen: point ${p + 1} of ${points}` + (run.verified.includes(p) ? ", verified" : ", predicted only");
+  byId("choice-title").textContent = `${state.pinned >= 0 ? "Clicked" : "Chosen"}: point ${p + 1} of ${points}` + (run.verified.includes(p) ? ", verified" : ", predicted only");
   const values = run.tasks.map((task, t) => `${shorten(task.name, 40)} ${format(run.front[run.basis][p][t])}`);
   byId("choice-live").textContent = `Point ${p + 1} of ${points}: ${values.join(", ")}`;
   const kinds = [["predicted", "Predicted"], ["real", "Verified"], ["test", "Held-out data"]].filter(([kind]) => run.measured[kind]);
@@ -205,9 +221,12 @@ function chosenPoint(weights) {
     return [{ text: task.name, title: `${task.metric}, ${better(task)}` }, ...kinds.map(([kind]) => numberCell(run.front[kind][p][t])), ...(singles.length ? [numberCell(best)] : [])];
   }));
   coefficients(run.front.coefficients[p]);
-  byId("choice-note").textContent = nearestVerified(p);
-  byId("command-title").textContent = "The command for this point; add --export and a folder to write the checkpoint";
-  byId("command").textContent = pickCommand(run.folder, run.tasks, weights);
+  byId("choice-note").textContent = points === 1 ? "The front has a single point: every preference leads to this model." : nearestVerified(p);
+  const text = state.pinned >= 0 ? boundsCommand(run.folder, run.tasks, run.front[run.basis], p) : pickCommand(run.folder, run.tasks, weights, state.verifiedOnly);
+  byId("command-title").textContent = text ? "The command for this point; add --export and a folder to write the checkpoint"
+    : `No preference and no bounds lead to just this point; its coefficients are in row ${p + 1} of front.csv`;
+  byId("command").parentElement.hidden = !text;
+  byId("command").textContent = text;
 }
 
 /** For a point that was not measured itself: how far off the prediction of its nearest measured neighbour was. */
@@ -267,13 +286,13 @@ function surrogates() {
     byId("surrogates-table").remove();
     return;
   }
-  byId("surrogates-note").textContent = "R² is 1 for perfect predictions and 0 for no better than the average; both columns come from evaluations that the fit did not use. " +
+  byId("surrogates-note").textContent = "R² is 1 for perfect predictions and 0 for no better than the average; both columns come from evaluations that the fit did not use. The error on the front is the mean distance between prediction and measurement at its verified points. " +
     "In the charts, points on the line were predicted exactly; grey points were left out of the fit, coloured points are verified points of the front.";
   const weak = (value) => (isNumber(value) && value < 0.7 ? { tag: "weak" } : {});
   fillTable(byId("surrogates-table"),
-    [{ text: "Task" }, { text: "Link" }, { text: "Held-out R²", number: true }, { text: "PRESS R²", number: true }, { text: "Samples", number: true }, { text: "Excluded", number: true }, { text: "Warnings" }],
+    [{ text: "Task" }, { text: "Link" }, { text: "Held-out R²", number: true }, { text: "PRESS R²", number: true }, { text: "Error on the front", number: true }, { text: "Samples", number: true }, { text: "Excluded", number: true }, { text: "Warnings" }],
     run.surrogates.map((surrogate) => [{ text: surrogate.task, title: surrogate.task }, { text: surrogate.link }, { ...numberCell(surrogate.heldOutR2, 3), ...weak(surrogate.heldOutR2) },
-      { ...numberCell(surrogate.pressR2, 3), ...weak(surrogate.pressR2) }, numberCell(surrogate.samples, 0), numberCell(surrogate.excluded, 0), { text: surrogate.warnings.join(" ") || "none" }]));
+      { ...numberCell(surrogate.pressR2, 3), ...weak(surrogate.pressR2) }, numberCell(surrogate.gap), numberCell(surrogate.samples, 0), numberCell(surrogate.excluded, 0), { text: surrogate.warnings.join(" ") || "none" }]));
   for (const surrogate of run.surrogates) {
     const t = run.tasks.findIndex((task) => task.name === surrogate.task);
     if (t < 0 || !qualityFigure(run, surrogate, t, currentLook())) continue;

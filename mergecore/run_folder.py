@@ -38,7 +38,7 @@ FRONT_KINDS = ("predicted", "real", "test")
 EVALUATION_FACTS = ("round", "seconds", "worker", "fingerprint", "status")
 
 _TEXT_FACTS = ("worker", "fingerprint", "status")
-_SURROGATE_NUMBERS = ("A", "b", "e", "held_out_r2", "press_r2", "observed", "out_of_fold")
+_UNBOUNDED = ("lower", "upper")
 _Parsed = TypeVar("_Parsed")
 
 
@@ -154,8 +154,8 @@ def write_run(folder: str | Path, record: RunRecord) -> None:
 def read_run(folder: str | Path) -> RunRecord:
     """Read a finished run back.
 
-    Both tables come back with every column of the format, in its order. A JSON null comes back as NaN where a
-    surrogate has a number, and as None elsewhere.
+    Both tables come back with every column of the format, in its order. A JSON null comes back as NaN in a surrogate,
+    but for its bounds, and as None elsewhere.
 
     Raises:
         InputError: the folder is not a finished run, or one of its files is broken; the message names it.
@@ -300,7 +300,7 @@ def _summary(text: str) -> tuple[str, list[str], list[TaskInfo], dict[str, Any]]
 
 def _surrogates(value: Any) -> dict[str, dict[str, Any]]:
     return {
-        task: {key: _nan_for_null(item) if key in _SURROGATE_NUMBERS else item for key, item in _mapping(fit).items()}
+        task: {key: item if key in _UNBOUNDED else _nan_for_null(item) for key, item in _mapping(fit).items()}
         for task, fit in _mapping(value).items()
     }
 

@@ -46,6 +46,7 @@ class Progress:
         self._bar_task: Any = None
         self._began = self._printed = self._shown = time.monotonic()
         self._artifact: UUID | None = None
+        self._last = (-1, -1)
 
     def __enter__(self) -> Progress:
         return self
@@ -57,6 +58,9 @@ class Progress:
     def update(self, done: int, total: int) -> None:
         """Say how far the work is; cheap enough to call for every item."""
         now = time.monotonic()
+        if (done, total) == self._last:
+            return
+        self._last = (done, total)
         if total and self._console.is_terminal:
             self._update_bar(done, total)
         elif total and (now - self._printed >= PLAIN_SECONDS or (done == total and self._printed > self._began)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mergecore.errors import EvaluationError
+from mergecore.errors import EvaluationError, MergecoreError
 from mergecore.evaluation import CandidateEvaluator, Outcome
 from mergecore.study import Study
 
@@ -64,6 +65,7 @@ class WorkerPool:
 
         Raises:
             EvaluationError: no worker could be started.
+            InputError: a worker found that no candidate can be measured.
         """
         if not jobs:
             return
@@ -84,6 +86,8 @@ class WorkerPool:
             _, job = queues[actor].popleft()
             try:
                 outcomes, worker = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise _cause(error) from None
             except ray.exceptions.RayError as error:
                 self._replace(ray, actor, job, queues, waiting, on_result, error)
             else:
@@ -121,7 +125,7 @@ class WorkerPool:
     def _new_actor(self, ray: Any) -> Any:
         cpus, gpus = self._options.threads_per_worker, self._options.gpus_per_worker
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Worker)
-        return remote.remote(self._study, cpus)
+        return remote.remote(self._study, cpus, os.getcwd(), sys.path)
 
     def _replace(
         self,
@@ -148,10 +152,21 @@ class WorkerPool:
         on_result(job, [Outcome({}, {}, 0, 0.0, reason[:500])] * len(job.measured), "")
 
 
+def _cause(error: Any) -> Exception:
+    """What went wrong in a worker, as our own error."""
+    if isinstance(error.cause, MergecoreError):
+        return error.cause
+    return EvaluationError(f"A worker failed: {type(error.cause).__name__}: {error.cause}")
+
+
 class _Worker:
     """The Ray actor: one process, one candidate at a time."""
 
-    def __init__(self, study: Study, threads: int) -> None:
+    def __init__(self, study: Study, threads: int, folder: str, import_path: list[str]) -> None:
+        # relative paths and the user's own modules mean the same here as where the run was started
+        if os.path.isdir(folder):
+            os.chdir(folder)
+        sys.path.extend(entry for entry in import_path if entry not in sys.path)
         self._evaluator = CandidateEvaluator(study, threads=threads)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 

@@ -85,7 +85,11 @@ class Evaluator(ABC):
 
     @abstractmethod
     def evaluate(self, candidate: Candidate) -> Measurement:
-        """Measure the candidate; any exception is recorded as the reason of a failed evaluation."""
+        """Measure the candidate.
+
+        Any exception becomes the recorded reason of a failed evaluation, except ``InputError``, which says that no
+        candidate can be measured and ends the run.
+        """
 
     def check(self, base: Any) -> None:  # noqa: B027: most evaluators have nothing more to check
         """Find out, without evaluating, whether the model in the checkpoint ``base`` suits this task (``InputError``)."""

@@ -55,15 +55,15 @@ def nsga3(costs: Costs, initial_PN: np.ndarray, *, box_N2: np.ndarray, generatio
     """
     generator = np.random.default_rng(seed)
     count = len(initial_PN)
-    population_PN, costs_PT = initial_PN, costs(initial_PN)
-    directions_DT = reference_directions(costs_PT.shape[1], count)
-    normalisation = HyperplaneNormalization(costs_PT.shape[1])
-    _survivors(costs_PT, directions_DT, normalisation, count, generator)  # sees the first generation, keeps all of it
-    kept = [population_PN]
-    for generation in range(2, generations + 1):
-        offspring_PN = _offspring(population_PN, box_N2, generator)
-        both_QN = np.concatenate([population_PN, offspring_PN])
-        both_QT = np.concatenate([costs_PT, costs(offspring_PN)])
+    both_QN, both_QT = initial_PN, costs(initial_PN)
+    directions_DT = reference_directions(both_QT.shape[1], count)
+    normalisation = HyperplaneNormalization(both_QT.shape[1])
+    kept = []
+    for generation in range(1, generations + 1):
+        if generation > 1:
+            offspring_PN = _offspring(population_PN, box_N2, generator)
+            both_QN = np.concatenate([population_PN, offspring_PN])
+            both_QT = np.concatenate([costs_PT, costs(offspring_PN)])
         alive = _survivors(both_QT, directions_DT, normalisation, count, generator)
         population_PN, costs_PT = both_QN[alive], both_QT[alive]
         if _is_kept(generation, generations, count):

@@ -1,79 +1,131 @@
-"""The front of cheap objectives by a many-objective optimiser of pymoo. Suffixes: P population, N models, T objectives."""
+"""The amortised Pareto front: a many-objective optimiser on surrogates, where an evaluation costs nothing (MAP, Section 3).
+
+Shape suffixes: P points, N models, T objectives, C candidates.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from mergecore.errors import InputError, NumericalError
 from mergecore.fronts.dominance import non_dominated, to_minimise
+from mergecore.fronts.refine import choose_by_hypervolume, descend
 from mergecore.registry import Registry
+from mergecore.sampling import checked_box, sample
 from mergecore.surrogates import QuadraticSurrogate
+from mergecore.surrogates.quadratic import stack_quadratics
+
+Objectives = Callable[[np.ndarray], np.ndarray]
+"""Coefficients [P, N] to metrics [P, T], each row by itself."""
 
 ALGORITHMS = Registry(
-    "algorithm",
+    "front algorithm",
     {
-        "nsga3": "mergecore.fronts.optimise:_nsga3",
-        "nsga2": "mergecore.fronts.optimise:_nsga2",
-        "sms_emoa": "mergecore.fronts.optimise:_sms_emoa",
+        "nsga3": "mergecore.fronts.evolve:nsga3",
+        "nsga2": "mergecore.fronts.evolve:nsga2",
+        "sms_emoa": "mergecore.fronts.evolve:sms_emoa",
     },
 )
 
-Objectives = Callable[[np.ndarray], np.ndarray]
+
+class Surrogate(Protocol):
+    """Anything that predicts one metric, [P, N] -> [P]."""
+
+    def predict(self, coefficients_KN: ArrayLike, /) -> np.ndarray:
+        """Metrics at the coefficients."""
 
 
-def stack(surrogates: Sequence[QuadraticSurrogate]) -> Objectives:
-    """All surrogates as one function [P, N] -> [P, T]."""
-    return lambda c: np.column_stack([surrogate.predict(c) for surrogate in surrogates])
+def stack(surrogates: Sequence[Surrogate]) -> Objectives:
+    """T surrogates as one function [P, N] -> [P, T]; quadratic ones are predicted all at once."""
+    if not surrogates:
+        raise InputError("There are no surrogates to find a front of.")
+    quadratics = [surrogate for surrogate in surrogates if isinstance(surrogate, QuadraticSurrogate)]
+    if len(quadratics) == len(surrogates):
+        return stack_quadratics(quadratics)
+    return lambda coefficients_PN: np.stack([s.predict(coefficients_PN) for s in surrogates], axis=1)
 
 
 def optimise_front(
-    objectives: Sequence[QuadraticSurrogate] | Objectives,
+    objectives: Sequence[Surrogate] | Objectives,
     *,
-    box: np.ndarray,
+    box: ArrayLike,
     maximise: Sequence[bool],
     algorithm: str = "nsga3",
     population: int = 200,
     generations: int = 300,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients [P, N] and metrics [P, T] of the non-dominated final set."""
-    from pymoo.core.problem import Problem
-    from pymoo.optimize import minimize
+    """The Pareto front of cheap objectives over a box, by at most ``population`` points.
 
+    The optimiser starts from Sobol points, the base and the single models. Of all it visited, the non-dominated points
+    with much hypervolume are kept, moved along common descent directions until no objective improves for free, and
+    chosen among once more (`mergecore.fronts.refine`). With the same arguments the result is the same to the bit.
+
+    Args:
+        objectives: T surrogates, or a vectorised function [P, N] -> [P, T] of the metrics.
+        box: [N, 2], lower and upper bound of each coefficient: the box that the samples came from.
+        maximise: [T], for each objective whether more is better.
+        algorithm: "nsga3" (Deb and Jain, 2014; any number of objectives), "nsga2" (Deb et al., 2002; for two or
+            three) or "sms_emoa" (Beume et al., 2007; exact hypervolume, slow past four objectives).
+        population: points a generation, at least the number of objectives and 4; also the most that are returned.
+        generations: generations, the first one included.
+        seed: of everything random in here.
+
+    Returns:
+        coefficients_PN and predicted_PT, the metrics there in their own directions. No point dominates another and no
+        two have equal metrics, so one objective gives one point. The best points for each objective come first, then
+        the rest by what they add in hypervolume: the first few are a good short list.
+
+    Raises:
+        InputError: unknown algorithm, bad box, too small a population, or objectives of the wrong shape.
+        NumericalError: an objective is not finite somewhere in the box.
+    """
+    box_N2 = checked_box(box)
+    evolve = ALGORITHMS.get(algorithm)
+    tasks = len(maximise)
+    if population < max(tasks, 4) or generations < 1:
+        raise InputError(
+            f"A population of {population} for {generations} generations cannot spread over {tasks} objectives.",
+            f"Use a population of {max(tasks, 4)} or more and at least one generation.",
+        )
     function = objectives if callable(objectives) else stack(objectives)
+    initial_PN = sample("sobol", population, box=box_N2, seed=seed)
+    costs = _scaled_costs(function, initial_PN, maximise)
 
-    class _Problem(Problem):
-        def _evaluate(self, x: np.ndarray, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            out["F"] = to_minimise(function(x), maximise=maximise)
-
-    problem = _Problem(n_var=len(box), n_obj=len(maximise), xl=box[:, 0], xu=box[:, 1])
-    method = ALGORITHMS.get(algorithm)(population, len(maximise), seed)
-    result = minimize(problem, method, ("n_gen", generations), seed=seed, verbose=False)
-    c = np.atleast_2d(result.pop.get("X"))
-    metrics = function(c)
-    keep = non_dominated(metrics, maximise=maximise)
-    return c[keep], metrics[keep]
+    candidates_CN = evolve(costs, initial_PN, box_N2=box_N2, generations=generations, seed=seed)
+    generator = np.random.default_rng(seed)
+    # twice as many descend as are returned: some will meet, and some will be dominated by a better neighbour
+    candidates_CN = _best(costs, candidates_CN, 2 * population, generator)
+    points_PN = _best(costs, descend(costs, candidates_CN, box_N2=box_N2), population, generator)
+    return points_PN, function(points_PN)
 
 
-def _nsga3(population: int, objectives: int, seed: int) -> Any:
-    from pymoo.algorithms.moo.nsga3 import NSGA3
-    from pymoo.util.ref_dirs import get_reference_directions
-
-    directions = get_reference_directions("incremental", objectives, population) if False else get_reference_directions(
-        "energy", objectives, population, seed=seed
-    )
-    return NSGA3(directions, pop_size=population)
+def _best(costs: Objectives, points_CN: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    costs_CT = costs(points_CN)
+    front = np.flatnonzero(non_dominated(costs_CT, maximise=[False] * costs_CT.shape[1]))
+    return points_CN[front[choose_by_hypervolume(costs_CT[front], count, generator=generator)]]
 
 
-def _nsga2(population: int, objectives: int, seed: int) -> Any:
-    from pymoo.algorithms.moo.nsga2 import NSGA2
+def _scaled_costs(function: Objectives, initial_PN: np.ndarray, maximise: Sequence[bool]) -> Objectives:
+    """The objectives as costs, scaled to [0, 1] over the initial points: an optimiser's tolerances are absolute."""
 
-    return NSGA2(pop_size=population)
+    def costs(points_PN: np.ndarray) -> np.ndarray:
+        metrics_PT = np.asarray(function(points_PN), dtype=np.float64)
+        if metrics_PT.shape != (len(points_PN), len(maximise)):
+            raise InputError(
+                f"The objectives of {len(points_PN)} points have shape {list(metrics_PT.shape)}.",
+                f"They must have shape [{len(points_PN)}, {len(maximise)}].",
+            )
+        if not np.isfinite(metrics_PT).all():
+            row = int(np.flatnonzero(~np.isfinite(metrics_PT).all(axis=1))[0])
+            raise NumericalError(f"The objectives at {points_PN[row].tolist()} are {metrics_PT[row].tolist()}.")
+        return to_minimise(metrics_PT, maximise=maximise)
 
-
-def _sms_emoa(population: int, objectives: int, seed: int) -> Any:
-    from pymoo.algorithms.moo.sms import SMSEMOA
-
-    return SMSEMOA(pop_size=population)
+    initial_PT = costs(initial_PN)
+    low_T, span_T = initial_PT.min(axis=0), np.ptp(initial_PT, axis=0)
+    span_T = np.where(span_T > 0, span_T, 1.0)
+    return lambda points_PN: (costs(points_PN) - low_T) / span_T

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_state, write_checkpoint
+from tests.conftest import random_state, write_checkpoint
 from safetensors import safe_open
 from safetensors.torch import save_file
 

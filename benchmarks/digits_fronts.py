@@ -50,9 +50,7 @@ def one_seed(models: int, seed: int) -> dict[str, float]:
 
     direct_config = config.model_copy(deep=True)
     direct = new_search(
-        type(config).model_validate(
-            direct_config.model_dump() | {"search": {"method": "direct", "seed": 1000 + seed}}
-        )
+        type(config).model_validate(direct_config.model_dump() | {"search": {"method": "direct", "seed": 1000 + seed}})
     )
     asked = direct.ask()
     direct.tell(asked, measure(study, asked, on_validation))
@@ -122,7 +120,9 @@ def main() -> None:
             row[name] = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
         rows.append(row)
     columns = [{"measure": name} | {f"N = {row['N']}": row[name] for row in rows} for name in rows[0] if name != "N"]
-    write_table("digits_fronts", columns, note=f"Mean ± standard deviation over {SEEDS} seeds; validation split unless said.")
+    write_table(
+        "digits_fronts", columns, note=f"Mean ± standard deviation over {SEEDS} seeds; validation split unless said."
+    )
 
 
 if __name__ == "__main__":

@@ -43,11 +43,24 @@ def measure(study: Study, coefficients_KN: np.ndarray, measured: Sequence[int]) 
         workers = min(len(jobs), os.cpu_count() or 1)
         if workers:
             with ProcessPoolExecutor(workers, get_context("spawn"), _start, (study,)) as pool:
-                for (c, missing), outcomes in zip(jobs.items(), pool.map(_evaluate, jobs.items(), chunksize=4), strict=True):
+                for (c, missing), outcomes in zip(
+                    jobs.items(), pool.map(_evaluate, jobs.items(), chunksize=4), strict=True
+                ):
                     for m, o in zip(missing, outcomes, strict=True):
                         item = study.measured[m]
                         key = study.evaluation_key(c, m)
-                        fact = Fact(key, o.metrics, o.noise, o.reason, item.label, c, study.matrix_key, o.examples, o.seconds, "")
+                        fact = Fact(
+                            key,
+                            o.metrics,
+                            o.noise,
+                            o.reason,
+                            item.label,
+                            c,
+                            study.matrix_key,
+                            o.examples,
+                            o.seconds,
+                            "",
+                        )
                         ledger.record(fact, item.task.metric)
         found = known()
     return np.array(

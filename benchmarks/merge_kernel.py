@@ -72,7 +72,9 @@ def main() -> None:
                 "extra memory, candidates": grown / (4 * length),
             }
         )
-    write_table("merge_kernel", rows, note="8 x 88 M float32; target kernel / copy >= 0.8; extra memory beside the output.")
+    write_table(
+        "merge_kernel", rows, note="8 x 88 M float32; target kernel / copy >= 0.8; extra memory beside the output."
+    )
 
 
 if __name__ == "__main__":

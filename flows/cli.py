@@ -141,7 +141,9 @@ def pick(
 @app.command()
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Folders of finished runs.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write compare.csv and compare.png there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write compare.csv and compare.png there.")
+    ] = None,
 ) -> None:
     """Fronts of several runs side by side: measures and a picture.
 

@@ -27,6 +27,7 @@ def export_pick(record: RunRecord, choice: Pick, folder: Path) -> None:
     expected = resolved.get("fingerprints", {}).get("task_matrix")
     if study.matrix_key != expected:
         raise InputError(
-            "The base or the models have changed since this run.", "Run the study again; only what changed is evaluated."
+            "The base or the models have changed since this run.",
+            "Run the study again; only what changed is evaluated.",
         )
     export_model(study, np.array(list(choice.coefficients.values())), folder, measured=choice.metrics)

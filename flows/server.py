@@ -49,7 +49,18 @@ def prefect_server(log: Path) -> Iterator[None]:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
     with log.open("ab") as sink:
         server = subprocess.Popen(
             command,
@@ -86,7 +97,7 @@ def _wait_until_up(server: subprocess.Popen[bytes], url: str, log: Path) -> None
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise MergecoreError(f"Prefect's embedded server ended with code {server.returncode}.", f"Its log: {log}")
-        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310: loopback
+        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
             if answer.status == 200:
                 return
         time.sleep(0.1)

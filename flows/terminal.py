@@ -118,7 +118,7 @@ def print_front(record: RunRecord) -> None:
     sign = 1 if record.tasks[0].maximise else -1
     rows = rows[np.argsort(-sign * shown[rows, 0], kind="stable")]
     metrics = sorted({task.metric for task in record.tasks})
-    title = f"{record.name}: {len(record.front)} points on the Pareto front, {len(rows)} of them with {kind} {', '.join(metrics)}"
+    title = f"{record.name}: {len(record.front)} points on the Pareto front; {kind} {', '.join(metrics)} of {len(rows)}"
     if len(rows) > SHOWN_POINTS:
         rows = rows[np.linspace(0, len(rows) - 1, SHOWN_POINTS).astype(int)]
         title += f" ({SHOWN_POINTS} shown)"
@@ -144,7 +144,9 @@ def print_front(record: RunRecord) -> None:
 
 def print_pick(record: RunRecord, choice: Pick) -> None:
     """The chosen point: coefficients and metrics."""
-    table = Table(title=Text(f"{record.name}: point {choice.index}, chosen by {choice.chosen_by} metrics"), title_justify="left")
+    table = Table(
+        title=Text(f"{record.name}: point {choice.index}, chosen by {choice.chosen_by} metrics"), title_justify="left"
+    )
     table.add_column("model")
     table.add_column("scaling coefficient", justify="right")
     for model, value in choice.coefficients.items():
@@ -154,7 +156,9 @@ def print_pick(record: RunRecord, choice: Pick) -> None:
     for kind in choice.metrics:
         metrics.add_column({"test": "held out"}.get(kind, kind), justify="right")
     for task in record.tasks:
-        metrics.add_row(Text(f"{task.name} ({task.metric})"), *(f"{values[task.name]:.4f}" for values in choice.metrics.values()))
+        metrics.add_row(
+            Text(f"{task.name} ({task.metric})"), *(f"{values[task.name]:.4f}" for values in choice.metrics.values())
+        )
     console = Console()
     console.print(table)
     console.print(metrics)

@@ -57,6 +57,7 @@ def build_module(folder: Path | None, weights: Mapping[str, torch.Tensor], *, so
     import transformers
 
     cls = getattr(transformers, architecture(folder, source))
+    assert folder is not None  # or there would be no architecture
     names = [name for name, tensor in weights.items() if tensor.dtype.is_floating_point]
     probe = {name: torch.full((), float(i + 1)).expand(weights[name].shape) for i, name in enumerate(names)}
     with quiet_transformers():

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,10 +66,6 @@ class Fingerprint:
     tensors: Mapping[str, str]
 
 
-class _Reader(Protocol):
-    def __call__(self, name: str) -> torch.Tensor: ...
-
-
 @dataclass
 class Checkpoint:
     """An opened checkpoint: names, shapes and dtypes are known, values are read on demand.
@@ -83,7 +78,7 @@ class Checkpoint:
 
     source: str
     tensors: dict[str, TensorInfo]
-    _readers: dict[str, _Reader] = field(repr=False)
+    _readers: dict[str, Callable[[str], torch.Tensor]] = field(repr=False)
     _files: list[Path] = field(repr=False, default_factory=list)
     folder: Path | None = None
 
@@ -126,8 +121,10 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
+def _bytes(tensor: torch.Tensor) -> bytes | memoryview:
+    if not tensor.numel():
+        return b""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def from_state_dict(state: Mapping[str, torch.Tensor], *, source: str = "state dict in memory") -> Checkpoint:
@@ -198,10 +195,7 @@ def open_checkpoint(source: str | Path, *, home: Path) -> Checkpoint:
         InputError: missing, truncated, empty, of an unknown kind, or a pickle that is not a plain state dict.
     """
     path = locate(str(source), home)
-    if path.is_dir():
-        checkpoint = _open_folder(path, str(source))
-    else:
-        checkpoint = _open_files([path], str(source))
+    checkpoint = _open_folder(path, str(source)) if path.is_dir() else _open_files([path], str(source))
     if not checkpoint.tensors:
         raise InputError(f"The checkpoint {str(source)!r} holds no tensors.")
     return checkpoint
@@ -257,7 +251,7 @@ def _shards(index: Path) -> list[str]:
 
 def _open_files(paths: list[Path], source: str) -> Checkpoint:
     tensors: dict[str, TensorInfo] = {}
-    readers: dict[str, _Reader] = {}
+    readers: dict[str, Callable[[str], torch.Tensor]] = {}
     for path in paths:
         for name, info, reader in _open_file(path):
             if name in tensors:
@@ -267,7 +261,7 @@ def _open_files(paths: list[Path], source: str) -> Checkpoint:
     return Checkpoint(source, tensors, readers, list(paths))
 
 
-def _open_file(path: Path) -> Iterator[tuple[str, TensorInfo, _Reader]]:
+def _open_file(path: Path) -> Iterator[tuple[str, TensorInfo, Callable[[str], torch.Tensor]]]:
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
     if path.suffix in TORCH_SUFFIXES:
@@ -278,12 +272,12 @@ def _open_file(path: Path) -> Iterator[tuple[str, TensorInfo, _Reader]]:
     )
 
 
-def _open_safetensors(path: Path) -> Iterator[tuple[str, TensorInfo, _Reader]]:
+def _open_safetensors(path: Path) -> Iterator[tuple[str, TensorInfo, Callable[[str], torch.Tensor]]]:
     try:
         handle = safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise InputError(f"{str(path)!r} is not a complete safetensors file: {error}.", "Copy it again.") from None
-    for name in handle.keys():  # noqa: SIM118: safe_open is no mapping
+    for name in handle.keys():  # noqa: SIM118
         part = handle.get_slice(name)
         dtype = _safetensors_dtype(part.get_dtype(), path, name)
         yield name, TensorInfo(tuple(part.get_shape()), dtype), handle.get_tensor
@@ -296,7 +290,7 @@ def _safetensors_dtype(code: str, path: Path, name: str) -> torch.dtype:
     raise InputError(f"The tensor {name!r} of {str(path)!r} has the dtype {code}, which cannot be merged.")
 
 
-def _open_torch(path: Path) -> Iterator[tuple[str, TensorInfo, _Reader]]:
+def _open_torch(path: Path) -> Iterator[tuple[str, TensorInfo, Callable[[str], torch.Tensor]]]:
     import pickle
 
     try:

@@ -53,7 +53,9 @@ def compare_runs(records: Sequence[RunRecord], *, seed: int = 0) -> pd.DataFrame
     tasks = [(task.name, task.metric) for task in records[0].tasks]
     for record in records[1:]:
         if [(task.name, task.metric) for task in record.tasks] != tasks:
-            raise InputError(f"{records[0].name!r} and {record.name!r} do not measure the same tasks in the same order.")
+            raise InputError(
+                f"{records[0].name!r} and {record.name!r} do not measure the same tasks in the same order."
+            )
     maximise = [task.maximise for task in records[0].tasks]
     fronts = [real_front(record) for record in records]
     if len({label for _, label in fronts}) > 1:

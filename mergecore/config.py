@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,7 +16,7 @@ from mergecore.evaluators.metrics import METRICS
 from mergecore.fronts.optimise import ALGORITHMS
 from mergecore.registry import Registry, did_you_mean
 from mergecore.run_folder import check_names
-from mergecore.search import SEARCHES
+from mergecore.search import SEARCHES, SearchOptions
 from mergecore.transforms import TRANSFORMS
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -36,7 +36,16 @@ def checked_name(name: str) -> str:
     if any(unicodedata.category(character).startswith("C") and character != "\u200d" for character in name):
         raise ValueError(f"the name {name!r} contains control characters")
     if "/" in name or "\\" in name or name.startswith((".", "~")):
-        raise ValueError(f"the name {name!r} looks like a path: names must not contain '/' or '\\' or start with '.' or '~'")
+        raise ValueError(
+            f"the name {name!r} looks like a path: names must not contain '/' or '\\' or start with '.' or '~'"
+        )
+    return name
+
+
+def known(name: str, registry: Registry) -> str:
+    """``name`` if it is registered; otherwise a ``ValueError`` with the nearest name."""
+    if name not in registry:
+        raise ValueError(f"unknown {registry.kind} {name!r}. {did_you_mean(name, registry)}")
     return name
 
 
@@ -54,7 +63,9 @@ class DatasetConfig(Section):
 
     path: str = Field(description="An .npz file with x_<split> and y_<split>, or 'digits:<task>'.")
     split: str = Field("test", description="The split that coefficients are chosen on.")
-    test_split: str | None = Field(None, description="A split that takes no part in the choice; reported for the front.")
+    test_split: str | None = Field(
+        None, description="A split that takes no part in the choice; reported for the front."
+    )
     limit: int | None = Field(None, gt=0, description="Use at most so many examples, a class-stratified draw.")
     seed: int = Field(0, ge=0, description="Seed of that draw.")
 
@@ -86,7 +97,9 @@ class TaskConfig(Section):
                 + did_you_mean(self.metric, evaluator.metrics)
             )
         if self.metric not in METRICS and self.direction is None:
-            raise ValueError(f"task {self.name!r}: say 'direction: maximize' or 'minimize' for the metric {self.metric!r}")
+            raise ValueError(
+                f"task {self.name!r}: say 'direction: maximize' or 'minimize' for the metric {self.metric!r}"
+            )
         lower, upper = self.bounds
         if lower is not None and upper is not None and not lower < upper:
             raise ValueError(f"task {self.name!r}: the range [{lower}, {upper}] of {self.metric!r} is empty")
@@ -94,7 +107,8 @@ class TaskConfig(Section):
             known_lower, known_upper = METRICS[self.metric].bounds
             if (known_lower, known_upper) != (lower, upper) and evaluator.metrics is not None:
                 raise ValueError(
-                    f"task {self.name!r}: {self.metric!r} lies in [{known_lower}, {known_upper}], not in [{lower}, {upper}]"
+                    f"task {self.name!r}: {self.metric!r} lies in [{known_lower}, {known_upper}], "
+                    f"not in [{lower}, {upper}]"
                 )
         return self
 
@@ -145,7 +159,9 @@ class ExecutionConfig(Section):
     """Where and how candidates are evaluated."""
 
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    threads_per_worker: int = Field(1, ge=1, description="The same for any number of workers: results repeat to the bit.")
+    threads_per_worker: int = Field(
+        1, ge=1, description="The same for any number of workers: results repeat to the bit."
+    )
     gpus_per_worker: float = Field(0.0, ge=0.0)
     ray_address: str | None = Field(None, description="A running cluster to join; without it a local one is started.")
     attempts: int = Field(3, ge=1, description="Tries for one evaluation before it is recorded as failed.")
@@ -159,13 +175,14 @@ class TrackingConfig(Section):
     experiment: str = "map"
 
 
-def _search_union() -> Any:
-    """The options of every registered search method, told apart by ``method``."""
-    options = tuple(SEARCHES.get(name).Options for name in SEARCHES)
-    return Annotated[Union[options], Field(discriminator="method")]  # noqa: UP007: built from the registry
-
-
-SearchConfig = _search_union()
+if TYPE_CHECKING:
+    SearchConfig = SearchOptions
+else:
+    # the options of every registered search method, told apart by `method`
+    SearchConfig = Annotated[
+        Union[tuple(SEARCHES.get(name).Options for name in SEARCHES)],  # noqa: UP007
+        Field(discriminator="method"),
+    ]
 
 
 class StudyConfig(Section):
@@ -175,11 +192,11 @@ class StudyConfig(Section):
     base: str = Field(description="The pre-trained checkpoint all models were fine-tuned from.")
     models: list[ModelConfig]
     tasks: list[TaskConfig]
-    merge: MergeConfig = Field(default_factory=MergeConfig)
+    merge: MergeConfig = MergeConfig()
     search: SearchConfig = Field(default_factory=lambda: SEARCHES.get("map").Options())
-    front: FrontConfig = Field(default_factory=FrontConfig)
-    execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    front: FrontConfig = FrontConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     _name = field_validator("name")(checked_name)
 
@@ -195,7 +212,9 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
         if len(self.models) < 2:
-            raise ValueError(f"models: a merge needs at least two fine-tuned models, the config names {len(self.models)}")
+            raise ValueError(
+                f"models: a merge needs at least two fine-tuned models, the config names {len(self.models)}"
+            )
         if not self.tasks:
             raise ValueError("tasks: name at least one task to measure")
         for kind, names in (("models", [m.name for m in self.models]), ("tasks", [t.name for t in self.tasks])):
@@ -208,13 +227,6 @@ class StudyConfig(Section):
             raise ValueError(str(error)) from None
         self.search.box_array(len(self.models))
         return self
-
-
-def known(name: str, registry: Registry) -> str:
-    """``name`` if it is registered; otherwise a ``ValueError`` with the nearest name."""
-    if name not in registry:
-        raise ValueError(f"unknown {registry.kind} {name!r}. {did_you_mean(name, registry)}")
-    return name
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> StudyConfig:
@@ -231,7 +243,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> StudyCo
     if not path.is_file():
         raise InputError(f"The config {str(path)!r} does not exist.")
     if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise InputError(f"The config {str(path)!r} is larger than {MAX_CONFIG_BYTES >> 20} MiB.", "Is it the right file?")
+        raise InputError(
+            f"The config {str(path)!r} is larger than {MAX_CONFIG_BYTES >> 20} MiB.", "Is it the right file?"
+        )
     try:
         data = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -265,7 +279,9 @@ def _check_size(data: Any, path: Path) -> None:
         return sizes[id(node)]
 
     if size(data) > MAX_CONFIG_NODES:
-        raise InputError(f"The config {str(path)!r} holds more than {MAX_CONFIG_NODES} values once its aliases are expanded.")
+        raise InputError(
+            f"The config {str(path)!r} holds more than {MAX_CONFIG_NODES} values once its aliases are expanded."
+        )
 
 
 def first_line(error: BaseException) -> str:

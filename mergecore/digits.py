@@ -40,18 +40,16 @@ if TYPE_CHECKING:
 RECIPE_VERSION = 1
 """Raise it when code changes what is trained without changing a constant."""
 
-SPLITS = {"train": 0.5, "validation": 0.25, "test": 0.25}
-"""Share of the images: the first trains models, the second chooses coefficients, the third states results."""
+SPLITS = ("train", "validation", "test")
+"""Half, a quarter and a quarter of the images: to train models, to choose coefficients, to state results."""
 
-BACKGROUND = 0.0
 SHIFT = 2
-
 Transformation = Callable[[np.ndarray], np.ndarray]
 
 
 def _shift(images_nHW: np.ndarray) -> np.ndarray:
-    """Two pixels to the right; what leaves the image is lost."""
-    shifted = np.full_like(images_nHW, BACKGROUND)
+    """``SHIFT`` pixels to the right; what leaves the image is lost."""
+    shifted = np.zeros_like(images_nHW)
     shifted[:, :, SHIFT:] = images_nHW[:, :, :-SHIFT]
     return shifted
 
@@ -68,8 +66,7 @@ TASKS: dict[str, Transformation] = {
 }
 """The eight tasks, in the order in which ``tasks=N`` takes them; each maps [n, H, W] in [0, 1] to the same shape.
 
-The first four contradict one another most: half-turn, mirror and flip exchange or invent digits, and none of them is
-nearly another one's transpose (which patches make easy to share).
+The first four contradict one another: a half-turn, a mirror and a flip turn digits into other digits or into none.
 """
 
 BASE = "base"
@@ -128,8 +125,7 @@ def digits_arrays(task: str, *, seed: int) -> dict[str, np.ndarray]:
 
     Args:
         task: a name in ``TASKS``.
-        seed: of the split, which is stratified by digit and the same for every task: an image that one task tests on
-            is never trained on by another.
+        seed: of the split, stratified by digit and the same for every task: what one task tests on, no other trains on.
 
     Returns:
         ``x_<split>``: [n, 1, 8, 8] float32, pixels in [-1, 1] with the background at -1 (or 1 for ``negative``);
@@ -138,13 +134,12 @@ def digits_arrays(task: str, *, seed: int) -> dict[str, np.ndarray]:
     Raises:
         InputError: unknown task.
     """
-    _check_tasks([task])
+    _chosen([task])
     upright_nHW, labels = _load_digits()
     images = np.ascontiguousarray(TASKS[task](upright_nHW)[:, np.newaxis] * 2 - 1, dtype=np.float32)
-    return {
-        name: array
-        for split, members in split_indices(labels, seed=seed).items()
-        for name, array in ((f"x_{split}", images[members]), (f"y_{split}", labels[members]))
+    parts = split_indices(labels, seed=seed)
+    return {f"x_{split}": images[parts[split]] for split in SPLITS} | {
+        f"y_{split}": labels[parts[split]] for split in SPLITS
     }
 
 
@@ -161,21 +156,13 @@ def _load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_indices(labels: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
-    """Indices of each split in ``SPLITS``, ascending, disjoint and complete, every label in proportion.
+    """Indices [n] of each split in ``SPLITS``: disjoint, complete, every label in proportion."""
+    from sklearn.model_selection import train_test_split
 
-    Args:
-        labels: [n] integers.
-        seed: of the draw within each label.
-    """
-    generator = np.random.default_rng(seed)
-    ends = np.cumsum(list(SPLITS.values()))[:-1]
-    parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        cuts = np.round(ends * len(members)).astype(int)
-        for split, part in zip(SPLITS, np.split(members, cuts), strict=True):
-            parts[split].append(part)
-    return {split: np.sort(np.concatenate(chosen)) for split, chosen in parts.items()}
+    everything = np.arange(len(labels))
+    train, rest = train_test_split(everything, test_size=0.5, stratify=labels, random_state=seed)
+    validation, test = train_test_split(rest, test_size=0.5, stratify=labels[rest], random_state=seed)
+    return dict(zip(SPLITS, (train, validation, test), strict=True))
 
 
 def prepare(
@@ -194,12 +181,12 @@ def prepare(
 
     Args:
         home: MERGECORE_HOME.
-        tasks: how many of ``TASKS``, the first ones, or their names.
+        tasks: how many of ``TASKS``, the first ones, or their names; no names prepare the base alone.
         seed: of the split, the initial weights and the batches.
         progress: called with what is being trained and the share of the work that is done, in [0, 1].
 
     Raises:
-        InputError: an unknown task, one named twice, none, or more than there are.
+        InputError: an unknown task, one named twice, more than there are, a bad seed.
     """
     names = _chosen(tasks)
     folder = _study_folder(home, seed)
@@ -265,12 +252,8 @@ def model_folder(rest: str, home: Path) -> Path:
     Trains what is not there yet. An unknown name or a bad seed raises ``InputError``.
     """
     name, seed = _parse(rest, (BASE, *TASKS))
-    if name == BASE:
-        folder = _study_folder(home, seed) / BASE
-        if not folder.is_dir():
-            _pre_train(folder, seed=seed, tick=lambda _: None)
-        return folder
-    return prepare(home, tasks=[name], seed=seed).models[name]
+    study = prepare(home, tasks=[] if name == BASE else [name], seed=seed)
+    return study.models.get(name, study.base)
 
 
 def data_file(rest: str, home: Path) -> Path:
@@ -287,24 +270,17 @@ def data_file(rest: str, home: Path) -> Path:
     return path
 
 
-def _check_tasks(names: Sequence[str]) -> None:
-    for name in names:
-        if name not in TASKS:
-            raise InputError(f"Unknown digit task {name!r}.", did_you_mean(name, TASKS))
-    if len(set(names)) != len(names):
-        raise InputError(f"A digit task is named twice: {', '.join(names)}.")
-
-
 def _chosen(tasks: int | Sequence[str]) -> list[str]:
     if isinstance(tasks, int):
         if not 1 <= tasks <= len(TASKS):
             raise InputError(f"There are {len(TASKS)} digit tasks, so {tasks} of them cannot be taken.")
         return list(TASKS)[:tasks]
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
-    if not names:
-        raise InputError("No digit task is named.", f"Known: {', '.join(TASKS)}.")
-    _check_tasks(names)
-    return names
+    for name in tasks:
+        if name not in TASKS:
+            raise InputError(f"Unknown digit task {name!r}.", did_you_mean(name, TASKS))
+    if len(set(tasks)) != len(tasks):
+        raise InputError(f"A digit task is named twice: {', '.join(tasks)}.")
+    return list(tasks)
 
 
 def _parse(rest: str, known: Sequence[str]) -> tuple[str, int]:
@@ -317,13 +293,12 @@ def _parse(rest: str, known: Sequence[str]) -> tuple[str, int]:
 
 
 def _study_folder(home: Path, seed: int) -> Path:
-    if not 0 <= seed < 2**63:
-        raise InputError(f"The seed {seed} is not a whole number from 0 to 2⁶³ - 1.")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"The seed {seed} is not a whole number from 0 to {2**32 - 1}.")
     facts = {
         "recipe": RECIPE_VERSION,
         "tasks": list(TASKS),
         "shift": SHIFT,
-        "splits": SPLITS,
         "network": NETWORK,
         "pre-training": asdict(PRE_TRAINING),
         "fine-tuning": asdict(FINE_TUNING),

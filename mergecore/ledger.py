@@ -107,7 +107,8 @@ class Ledger:
             fact.task, json.dumps(fact.coefficients), fact.matrix, fact.examples, fact.seconds, fact.worker, time.time()
         )  # fmt: skip
         statement = (
-            "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, metric) DO UPDATE SET "
+            "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (key, metric) DO UPDATE SET "
             "value = excluded.value, noise = excluded.noise, reason = excluded.reason, seconds = excluded.seconds, "
             "worker = excluded.worker, recorded = excluded.recorded WHERE evaluations.reason != ''"
         )
@@ -133,7 +134,7 @@ class Ledger:
             part = wanted[start : start + 500]
             marks = ",".join("?" * len(part))
             rows = self._connection.execute(
-                f"SELECT key, value, noise, reason, task, coefficients, matrix, examples, seconds, worker "  # noqa: S608
+                f"SELECT key, value, noise, reason, task, coefficients, matrix, examples, seconds, worker "
                 f"FROM evaluations WHERE metric = ? AND key IN ({marks})",
                 (metric, *part),
             )

@@ -56,7 +56,9 @@ def pick_point(
     """
     ways = [bool(prefer), maximize is not None or bool(at_least), at_knee]
     if sum(ways) != 1:
-        raise InputError("Choose in one way:", "--prefer TASK=WEIGHT, or --at-least TASK=BOUND --maximize TASK, or --knee.")
+        raise InputError(
+            "Choose in one way:", "--prefer TASK=WEIGHT, or --at-least TASK=BOUND --maximize TASK, or --knee."
+        )
     names = [task.name for task in record.tasks]
     maximise = [task.maximise for task in record.tasks]
     predicted, real = record.front_metrics("predicted"), record.front_metrics("real")
@@ -110,5 +112,7 @@ def _in_range(value: float, record: RunRecord, name: str) -> float:
     low = task.lower is not None and value < task.lower
     high = task.upper is not None and value > task.upper
     if not np.isfinite(value) or low or high:
-        raise InputError(f"The bound {name}={value} lies outside the range [{task.lower}, {task.upper}] of {task.metric}.")
+        raise InputError(
+            f"The bound {name}={value} lies outside the range [{task.lower}, {task.upper}] of {task.metric}."
+        )
     return value

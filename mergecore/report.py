@@ -5,7 +5,8 @@ name is never markup; a content security policy allows the page's own scripts, b
 
 Shapes: K evaluations, P points of the front, N models, T tasks.
 
-The page reads these keys of ``RunRecord.summary``, each of them optional, and the versions from ``config["resolved"]["versions"]``:
+The page reads these keys of ``RunRecord.summary``, each of them optional, and the versions from
+``config["resolved"]["versions"]``:
 
 =========================  ===============================================================================
 ``method``                 the search method (else ``config["search"]["method"]``)

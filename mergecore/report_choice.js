@@ -53,7 +53,7 @@ function shellQuote(text) {
 const command = (folder, options) => ["mergecore pick", shellQuote(folder), ...options].join(" ");
 
 function pickCommand(folder, tasks, weights, verifiedOnly) {
-  const preferences = tasks.map((task, t) => `--prefer ${shellQuote(`${task.name}=${weights[t]}`)}`);
+  const preferences = tasks.flatMap((task, t) => (weights[t] > 0 ? [`--prefer ${shellQuote(`${task.name}=${weights[t]}`)}`] : []));
   return command(folder, verifiedOnly ? [...preferences, "--verified"] : preferences);
 }
 

@@ -268,7 +268,7 @@ async function copyCommand() {
 function frontTable() {
   const limit = 200;
   const kinds = [["predicted", "predicted"], ["real", "verified"], ["test", "held-out"]].filter(([kind]) => run.measured[kind]);
-  const header = [{ text: "Point" }, ...run.models.map((model) => ({ text: shorten(model, 40), number: true })),
+  const header = [{ text: "Point" }, ...run.models.map((model) => ({ text: `c.${shorten(model, 40)}`, number: true })),
     ...run.tasks.flatMap((task) => kinds.map(([, word]) => ({ text: `${shorten(task.name, 40)}, ${word}`, number: true })))];
   const rows = run.front.coefficients.slice(0, limit).map((values, p) => [{ text: String(p + 1) }, ...values.map((value) => numberCell(value, 3)),
     ...run.tasks.flatMap((_, t) => kinds.map(([kind]) => numberCell(run.front[kind][p][t])))]);

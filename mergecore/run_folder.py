@@ -34,7 +34,8 @@ from mergecore.errors import InputError
 from mergecore.files import atomic_write
 
 RUN_FILES = ("config.yaml", "evaluations.csv", "surrogates.json", "front.csv", "report.html", "summary.json")
-FRONT_KINDS = ("predicted", "real", "test")
+FrontKind = Literal["predicted", "real", "test"]
+FRONT_KINDS: tuple[FrontKind, ...] = ("predicted", "real", "test")
 EVALUATION_FACTS = ("round", "seconds", "worker", "fingerprint", "status")
 
 _TEXT_FACTS = ("worker", "fingerprint", "status")
@@ -83,7 +84,7 @@ class RunRecord:
         """Scaling coefficients of the front, [P, N]."""
         return _numbers(self.front, coefficient_columns(self.models))
 
-    def front_metrics(self, kind: Literal["predicted", "real", "test"]) -> np.ndarray:
+    def front_metrics(self, kind: FrontKind) -> np.ndarray:
         """Metrics of the front, [P, T], each in its own unit and direction; NaN where not measured."""
         return _numbers(self.front, front_columns(kind, self.tasks))
 

@@ -153,9 +153,7 @@ def make_evaluator(item: Measured, home: Path) -> Evaluator:
     return EVALUATORS.get(item.task.evaluator)(item.task, item.dataset, home=home)
 
 
-def prepare(
-    config: StudyConfig, home: Path, *, progress: Callable[[int, int], None] | None = None
-) -> Study:
+def prepare(config: StudyConfig, home: Path, *, progress: Callable[[int, int], None] | None = None) -> Study:
     """Open everything, check that it fits, and build (or map) the task matrix.
 
     Raises:

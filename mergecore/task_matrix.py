@@ -386,4 +386,3 @@ def _aligned(count: int) -> int:
 def _listed(names: list[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(repr(name) for name in names[:limit]) + more
-

@@ -109,7 +109,8 @@ def publish(record: RunRecord, figure: bytes, *, report: str, tracking: str) -> 
     if not _in_run():
         return
     shown = record.front.dropna(axis=1, how="all").round(4)
-    rows = shown.astype(object).where(shown.notna(), None).to_dict(orient="records")
+    values = shown.astype(object).where(shown.notna(), None).to_numpy().tolist()
+    rows = [dict(zip(map(str, shown.columns), row, strict=True)) for row in values]
     create_table_artifact(table=rows, key="front", description=f"Pareto front of {_markdown(record.name)}")
     create_markdown_artifact(markdown=_summary(record, figure, report, tracking), key="summary")
     if tracking.startswith(("http://", "https://")):

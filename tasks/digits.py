@@ -14,4 +14,6 @@ from tasks.artifacts import Progress
 def train_digits(tasks: int, seed: int) -> None:
     """Pre-train the base and fine-tune one model a task, unless an earlier run did."""
     with Progress("training digit models", unit="%") as progress:
-        prepare(home_folder(), tasks=tasks, seed=seed, progress=lambda _, share: progress.update(round(100 * share), 100))
+        prepare(
+            home_folder(), tasks=tasks, seed=seed, progress=lambda _, share: progress.update(round(100 * share), 100)
+        )

@@ -96,7 +96,9 @@ def _missing(
     """What the ledger does not know, each candidate and each pass over the data once."""
     jobs: dict[tuple[float, ...], Job] = {}
     for c, row in zip(coefficients_KN.tolist(), keys, strict=True):
-        wanted = {key: m for m, key in zip(measured, row, strict=True) if (key, study.measured[m].task.metric) not in known}
+        wanted = {
+            key: m for m, key in zip(measured, row, strict=True) if (key, study.measured[m].task.metric) not in known
+        }
         if wanted:
             jobs.setdefault(tuple(c), Job(tuple(c), tuple(sorted(wanted.values()))))
     return list(jobs.values())
@@ -146,5 +148,7 @@ def _table(
     for column, m in enumerate(measured):
         if len(keys) and not np.isfinite(metrics[:, column]).any():
             reason = facts[keys[0][column], study.measured[m].task.metric].reason.rstrip(".")
-            raise InputError(f"No evaluation of the task {study.measured[m].label!r} succeeded; the first one: {reason}.")
+            raise InputError(
+                f"No evaluation of the task {study.measured[m].label!r} succeeded; the first one: {reason}."
+            )
     return Evaluations(coefficients_KN, metrics, noise, seconds, workers, reasons, fresh)

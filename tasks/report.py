@@ -14,7 +14,7 @@ from mergecore.figures import front_figure
 from mergecore.fronts.diagnose import diagnose
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume
-from mergecore.run_folder import TaskInfo, RunRecord, write_run
+from mergecore.run_folder import RunRecord, TaskInfo, write_run
 from mergecore.search import Front, Search
 from mergecore.study import versions
 from tasks.artifacts import publish
@@ -55,9 +55,7 @@ def build_record(
     noise = np.concatenate([found.noise_KM for found in rounds])
     noise_T = np.array([float(np.nanmedian(column)) if np.isfinite(column).any() else np.nan for column in noise.T])
     best_PT = np.where(np.isfinite(front.real_PT), front.real_PT, front.predicted_PT)
-    diagnosis = diagnose(
-        samples_KT, best_PT, maximise=goals.maximise, noise_T=noise_T, seed=study.config.search.seed
-    )
+    diagnosis = diagnose(samples_KT, best_PT, maximise=goals.maximise, noise_T=noise_T, seed=study.config.search.seed)
     return RunRecord(
         name=study.config.name,
         models=study.models,
@@ -154,7 +152,9 @@ def _counts(rounds: list[Evaluations], held_out: Evaluations | None) -> dict[str
 def _volumes(run: Run, search: Search, front: Front, rounds: list[Evaluations]) -> dict[str, Any]:
     """Hypervolumes against the worst of the single-task cross-evaluations."""
     goals = run.study.objectives
-    singles = np.array([i for i, c in enumerate(search.coefficients_KN) if sorted(c)[-1] == 1 and c.sum() == 1 == c.max()])
+    singles = np.array(
+        [i for i, c in enumerate(search.coefficients_KN) if sorted(c)[-1] == 1 and c.sum() == 1 == c.max()]
+    )
     usable = search.metrics_KT[singles] if len(singles) else np.empty((0, len(goals.names)))
     source = "worst of the single-task models on each task"
     if not len(usable) or np.isnan(usable).all(axis=0).any():

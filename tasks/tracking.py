@@ -1,4 +1,7 @@
-"""MLflow: a parent run for a study, a child run for each round; every number, table and picture. The only importer of mlflow."""
+"""MLflow: a parent run for a study, a child run for each round; every number, table and picture.
+
+The only importer of mlflow.
+"""
 
 from __future__ import annotations
 
@@ -216,7 +219,7 @@ def _image(figure: bytes) -> Any:
     return Image.open(io.BytesIO(figure))
 
 
-class _quiet:  # noqa: N801: reads as a word
+class _quiet:
     """Keep MLflow's and Alembic's notices off the terminal; what goes wrong still raises."""
 
     NAMES = ("mlflow", "alembic")
@@ -229,5 +232,3 @@ class _quiet:  # noqa: N801: reads as a word
     def __exit__(self, *exception: object) -> None:
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
-
-

@@ -108,14 +108,12 @@ class WorkerPool:
         if not self._actors:
             cpus = self._options.threads_per_worker
             available = ray.cluster_resources()
-            count = self._options.workers
-            if count == "auto":
-                count = max(1, int(available.get("CPU", 1) // cpus))
-                if self._options.gpus_per_worker:
-                    count = max(1, int(available.get("GPU", 0) // self._options.gpus_per_worker))
-            # a cluster with fewer cores than asked for would leave actors waiting for ever
-            fitting = max(1, int(available.get("CPU", 1) // cpus))
-            self._actors = [self._new_actor(ray) for _ in range(min(count, fitting, jobs))]
+            fitting = available.get("CPU", 1) // cpus
+            if self._options.gpus_per_worker:
+                fitting = min(fitting, available.get("GPU", 0) // self._options.gpus_per_worker)
+            # more actors than the cluster has room for would wait for ever
+            wanted = jobs if self._options.workers == "auto" else min(self._options.workers, jobs)
+            self._actors = [self._new_actor(ray) for _ in range(min(wanted, max(1, int(fitting))))]
 
     def _cores(self) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

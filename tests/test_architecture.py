@@ -54,7 +54,9 @@ def test_mergecore_loads_no_engine() -> None:
 
 
 def test_help_is_quick_to_import() -> None:
-    script = "import sys, flows.cli\nprint(sorted({'torch', 'ray', 'mlflow', 'prefect', 'transformers'} & set(sys.modules)))"
+    script = (
+        "import sys, flows.cli\nprint(sorted({'torch', 'ray', 'mlflow', 'prefect', 'transformers'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

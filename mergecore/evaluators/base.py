@@ -91,5 +91,5 @@ class Evaluator(ABC):
         candidate can be measured and ends the run.
         """
 
-    def check(self, base: Any) -> None:  # noqa: B027: most evaluators have nothing more to check
-        """Find out, without evaluating, whether the model in the checkpoint ``base`` suits this task (``InputError``)."""
+    def check(self, base: Any) -> None:  # noqa: B027
+        """Raise ``InputError`` when the model in the checkpoint ``base`` does not suit this task; evaluate nothing."""

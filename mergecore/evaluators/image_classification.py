@@ -52,11 +52,11 @@ class ImageClassification(Evaluator):
         if len(self._args.mean) != len(self._args.std):
             raise InputError(f"The task {task.name!r}: args.mean and args.std differ in length.")
         self._name = task.name
-        self._data = load_arrays(
-            dataset.path, split=dataset.split, limit=dataset.limit, seed=dataset.seed, home=home
-        )
+        self._data = load_arrays(dataset.path, split=dataset.split, limit=dataset.limit, seed=dataset.seed, home=home)
         if self._data.x.dtype != np.uint8 and self._data.x.ndim != 4:
-            raise InputError(f"The images of {dataset.path!r} have the shape {list(self._data.x.shape)}, not [n, C, H, W].")
+            raise InputError(
+                f"The images of {dataset.path!r} have the shape {list(self._data.x.shape)}, not [n, C, H, W]."
+            )
 
     @property
     def key(self) -> str:
@@ -80,7 +80,10 @@ class ImageClassification(Evaluator):
                 labels = torch.from_numpy(np.array(self._data.y[start : start + size]))
                 logits = _logits(module(images)).float()
                 if int(labels.max()) >= logits.shape[1]:
-                    raise InputError(f"The task {self._name!r} has the label {int(labels.max())}, the model {logits.shape[1]} classes.")
+                    raise InputError(
+                        f"The task {self._name!r} has the label {int(labels.max())}, "
+                        f"the model {logits.shape[1]} classes."
+                    )
                 losses.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none").numpy())
                 predicted.append(logits.argmax(dim=1).numpy())
         if not np.isfinite(np.concatenate(losses)).all():

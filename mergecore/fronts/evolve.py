@@ -28,20 +28,19 @@ from pymoo.util.ref_dirs import get_reference_directions
 
 Costs = Callable[[np.ndarray], np.ndarray]
 
-CANDIDATES = 6000
+CANDIDATES = 4000
 """About so many points of the run, taken from evenly spaced generations, are handed on as candidates."""
 
 SBX_ETA, MUTATION_ETA, MUTATION_SHARE = 30.0, 20.0, 0.9
-"""Operators of pymoo's NSGA-III: crossover on every pair and half of the variables, mutation of 90 % of the offspring."""
+"""pymoo's NSGA-III: crossover of every pair in half of its variables, mutation of 90 % of the offspring."""
 
 
 def nsga3(costs: Costs, initial_PN: np.ndarray, *, box_N2: np.ndarray, generations: int, seed: int) -> np.ndarray:
     """NSGA-III (Deb and Jain, 2014) as pymoo has it, on arrays.
 
-    pymoo keeps an object for each individual, which costs five times as much as the algorithm itself. Here the same
-    steps, with pymoo's own operators and normalisation, run on whole arrays and draw the same random numbers in the
-    same order: the populations are those of ``pymoo.algorithms.moo.nsga3.NSGA3(eliminate_duplicates=False)``, but for
-    ties that rounding decides.
+    pymoo keeps an object for each individual, which costs several times as much as the algorithm itself. Here the
+    same generation, with pymoo's own crossover, mutation and normalisation, runs on whole arrays. It draws the random
+    numbers that pymoo draws, except where niches are filled: there the order differs, the distribution does not.
 
     Args:
         costs: [P, N] -> [P, T].
@@ -55,15 +54,16 @@ def nsga3(costs: Costs, initial_PN: np.ndarray, *, box_N2: np.ndarray, generatio
     """
     generator = np.random.default_rng(seed)
     count = len(initial_PN)
-    both_QN, both_QT = initial_PN, costs(initial_PN)
-    directions_DT = reference_directions(both_QT.shape[1], count)
-    normalisation = HyperplaneNormalization(both_QT.shape[1])
-    kept = []
-    for generation in range(1, generations + 1):
-        if generation > 1:
-            offspring_PN = _offspring(population_PN, box_N2, generator)
-            both_QN = np.concatenate([population_PN, offspring_PN])
-            both_QT = np.concatenate([costs_PT, costs(offspring_PN)])
+    population_PN, costs_PT = initial_PN, costs(initial_PN)
+    directions_DT = reference_directions(costs_PT.shape[1], count)
+    normalisation = HyperplaneNormalization(costs_PT.shape[1])
+    order = _survivors(costs_PT, directions_DT, normalisation, count, generator)
+    population_PN, costs_PT = population_PN[order], costs_PT[order]
+    kept = [population_PN]
+    for generation in range(2, generations + 1):
+        offspring_PN = _offspring(population_PN, box_N2, generator)
+        both_QN = np.concatenate([population_PN, offspring_PN])
+        both_QT = np.concatenate([costs_PT, costs(offspring_PN)])
         alive = _survivors(both_QT, directions_DT, normalisation, count, generator)
         population_PN, costs_PT = both_QN[alive], both_QT[alive]
         if _is_kept(generation, generations, count):
@@ -173,12 +173,10 @@ def _survivors(
     if len(order) == count:
         return order
     safe = int(ends[splitting - 1]) if splitting else 0
-    niche, distance = _associate(
-        costs_QT[order], directions_DT, normalisation.ideal_point, normalisation.nadir_point
-    )
+    niche, distance = _associate(costs_QT[order], directions_DT, normalisation.ideal_point, normalisation.nadir_point)
     served_D = np.bincount(niche[:safe], minlength=len(directions_DT))
-    chosen = _fill_niches(count - safe, served_D.tolist(), niche[safe:], distance[safe:], generator)
-    return order[np.concatenate([np.arange(safe), safe + np.array(chosen, dtype=np.intp)])]
+    chosen = _fill_niches(count - safe, served_D, niche[safe:], distance[safe:], generator)
+    return order[np.concatenate([np.arange(safe), safe + chosen])]
 
 
 def _associate(
@@ -198,35 +196,25 @@ def _associate(
 
 
 def _fill_niches(
-    wanted: int, served_D: list[int], niche: np.ndarray, distance: np.ndarray, generator: np.random.Generator
-) -> list[int]:
-    """Choose ``wanted`` points of the splitting front (Deb and Jain, Algorithm 4); positions in ``niche``.
+    wanted: int, served_D: np.ndarray, niche_Q: np.ndarray, distance_Q: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Choose ``wanted`` points of the splitting front (Deb and Jain, Algorithm 4); positions in ``niche_Q``.
 
-    Niches served least come first. An unserved niche takes its nearest point, others a random one. Plain lists: the
-    groups are too small for arrays to pay.
+    Point by point, the niche served least, a random one of several, takes its nearest point if it is unserved and
+    else a random one. So the k-th point of a niche is taken when all niches are served (served + k) times: sorting the
+    points by that level, then at random, gives the same choice without a loop.
     """
-    members: dict[int, list[int]] = {}
-    for point, direction in enumerate(niche.tolist()):
-        members.setdefault(direction, []).append(point)
-    distances = distance.tolist()
-    chosen: list[int] = []
-    while len(chosen) < wanted:
-        open_niches = sorted(members)
-        least = min(served_D[direction] for direction in open_niches)
-        next_niches = [direction for direction in open_niches if served_D[direction] == least]
-        for position in generator.permutation(len(next_niches))[: wanted - len(chosen)].tolist():
-            direction = next_niches[position]
-            points = members[direction]
-            shuffled = points.copy()
-            if len(points) > 1:
-                generator.shuffle(shuffled)
-            point = min(shuffled, key=distances.__getitem__) if served_D[direction] == 0 else shuffled[0]
-            points.remove(point)
-            if not points:
-                del members[direction]
-            chosen.append(point)
-            served_D[direction] += 1
-    return chosen
+    luck_Q = generator.random(len(niche_Q))
+    by_distance = np.lexsort((luck_Q, distance_Q, niche_Q))
+    is_nearest = np.zeros(len(niche_Q), dtype=bool)
+    is_nearest[by_distance[np.unique(niche_Q[by_distance], return_index=True)[1]]] = True
+    first_Q = is_nearest & (served_D[niche_Q] == 0)
+    by_turn = np.lexsort((luck_Q, ~first_Q, niche_Q))
+    _, start, size = np.unique(niche_Q[by_turn], return_index=True, return_counts=True)
+    turn = np.arange(len(niche_Q)) - np.repeat(start, size)
+    level = served_D[niche_Q[by_turn]] + turn
+    # a second draw: a niche's luck must not depend on that of its points
+    return by_turn[np.lexsort((generator.random(len(niche_Q)), level))[:wanted]]
 
 
 def _run(algorithm: Any, costs: Costs, *, box_N2: np.ndarray, generations: int, seed: int) -> np.ndarray:

@@ -59,9 +59,7 @@ def igd_plus(metrics_PT: np.ndarray, reference_QT: np.ndarray, *, maximise: Sequ
     1.0
     """
     points, reference = _both(metrics_PT, reference_QT)
-    return float(
-        moocore.igd_plus(to_minimise(points, maximise=maximise), to_minimise(reference, maximise=maximise))
-    )
+    return float(moocore.igd_plus(to_minimise(points, maximise=maximise), to_minimise(reference, maximise=maximise)))
 
 
 def win_rate(

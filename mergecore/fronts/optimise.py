@@ -1,4 +1,4 @@
-"""The amortised Pareto front: a many-objective optimiser on surrogates, where an evaluation costs nothing (MAP, Section 3).
+"""The amortised Pareto front of MAP, Section 3: a many-objective optimiser on surrogates, where evaluation is free.
 
 Shape suffixes: P points, N models, T objectives, C candidates.
 """

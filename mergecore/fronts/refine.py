@@ -1,7 +1,7 @@
 """The last steps after an optimiser's run: descend to the front, and choose which points stand for it.
 
-All costs are minimised and of order one. Shape suffixes: C candidates, P points, N models, T objectives, S sample
-points, L step lengths.
+All costs are minimised and of order one. Shape suffixes: C candidates, P points, N models, T objectives, D directions,
+L step lengths.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import ndtri
 from scipy.stats import qmc
 
 Costs = Callable[[np.ndarray], np.ndarray]
 
-SAMPLES_LOG2 = 12
+DIRECTIONS_LOG2 = 10
 MARGIN = 0.1
 """The reference point lies this share of the range beyond the nadir, so that the ends of the front count as well."""
 
@@ -28,52 +29,58 @@ def choose_by_hypervolume(costs_CT: np.ndarray, count: int, *, generator: np.ran
     """At most ``count`` of the candidates that together dominate much hypervolume.
 
     First the best candidate for each objective, so that no end of the front is lost; then greedily the one that adds
-    most, which reaches at least 1 - 1/e of the best subset's gain (Guerreiro, Fonseca and Paquete, 2016). Volume is
-    measured on Sobol points spread over the union of the dominated boxes (Karp and Luby, 1983), because exact
-    hypervolume is exponential in T. Time and memory grow with C * 4096.
+    most (Guerreiro, Fonseca and Paquete, 2016: at least 1 - 1/e of the gain of the best choice). Exact hypervolume is
+    exponential in T, so it is measured in polar coordinates (Deng and Zhang, 2019): seen from the reference point, the
+    volume is the mean over directions λ of max_c (min_t scaled_ct / λ_t)^T.
 
     Args:
         costs_CT: non-dominated candidates, C >= 1.
         count: how many to choose.
-        generator: scrambles the Sobol points.
+        generator: scrambles the directions.
 
     Returns:
         Indices [min(count, C)] in the order of choice: the first few of them are a good short list.
     """
     low_T, high_T = costs_CT.min(axis=0), costs_CT.max(axis=0)
-    scaled_CT = (costs_CT - low_T) / np.where(high_T > low_T, high_T - low_T, 1.0)
-    sums_C = scaled_CT.sum(axis=1)
-    chosen = list(dict.fromkeys(int(np.lexsort((sums_C, scaled_C))[0]) for scaled_C in scaled_CT.T))[:count]
-    sample_ST = _points_in_union(scaled_CT, generator)
-    covers_SC = np.ones((len(sample_ST), len(scaled_CT)), dtype=bool)
-    for sample_S, scaled_C in zip(sample_ST.T, scaled_CT.T, strict=True):
-        covers_SC &= scaled_C <= sample_S[:, None]
-    # a sample point in m boxes was drawn m times too often
-    weight_S = (1.0 / np.maximum(covers_SC.sum(axis=1), 1)).astype(np.float32)
-    gain_C = np.zeros(len(scaled_CT), dtype=np.float32)
-    for rows in np.array_split(np.arange(len(sample_ST)), 16):  # products of booleans go through a float copy
-        gain_C += weight_S[rows] @ covers_SC[rows]
-    is_open_S = np.ones(len(sample_ST), dtype=bool)
-    position = 0
-    while position < min(count, len(scaled_CT)):
+    span_T = np.where(high_T > low_T, high_T - low_T, 1.0)
+    reach_CT = 1 + MARGIN - (costs_CT - low_T) / span_T  # how far each candidate is from the reference point
+    ends = [int(np.lexsort((-reach_CT.sum(axis=1), -reach_C))[0]) for reach_C in reach_CT.T]
+    chosen = list(dict.fromkeys(ends))[:count]
+    volume_DC = _volumes(reach_CT, _directions(reach_CT.shape[1], 4 * count, generator))
+    reached_D = np.zeros(len(volume_DC), dtype=volume_DC.dtype)
+    gain_C = volume_DC.sum(axis=0)
+    for position in range(min(count, len(costs_CT))):
         if position == len(chosen):
             chosen.append(int(gain_C.argmax()))
-        covered = np.flatnonzero(covers_SC[:, chosen[position]] & is_open_S)
-        is_open_S[covered] = False
-        gain_C -= weight_S[covered] @ covers_SC[covered]
-        gain_C[chosen[position]] = -np.inf
-        position += 1
+        new = chosen[position]
+        rows = np.flatnonzero(volume_DC[:, new] > reached_D)
+        # only where the new point reaches farthest do the others now add less, by the part between old and new reach
+        before, after = reached_D[rows], volume_DC[rows, new]
+        gain_C -= np.clip(volume_DC[rows], before[:, None], after[:, None]).sum(axis=0) - before.sum()
+        reached_D[rows] = after
+        gain_C[new] = -np.inf
     return np.array(chosen)
 
 
-def _points_in_union(scaled_CT: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Points [S, T]: a box [cost, 1 + margin] by its share of volume, then a point uniform in it."""
-    top = 1.0 + MARGIN
-    volume_C = np.prod(top - scaled_CT, axis=1)
-    unit = qmc.Sobol(scaled_CT.shape[1] + 1, scramble=True, seed=generator).random_base2(SAMPLES_LOG2)
-    shares_C = np.cumsum(volume_C) / volume_C.sum()
-    corner_ST = scaled_CT[np.searchsorted(shares_C, unit[:, 0]).clip(max=len(scaled_CT) - 1)]
-    return corner_ST + unit[:, 1:] * (top - corner_ST)
+def _directions(objectives: int, least: int, generator: np.random.Generator) -> np.ndarray:
+    """Directions [D, T] spread over the positive part of the unit sphere, D a power of two."""
+    exponent = max(DIRECTIONS_LOG2, (least - 1).bit_length())
+    unit = qmc.Sobol(objectives, scramble=True, seed=generator).random_base2(exponent)
+    normal = np.maximum(ndtri(0.5 + unit / 2), 1e-9)
+    return normal / np.linalg.norm(normal, axis=1, keepdims=True)
+
+
+def _volumes(reach_CT: np.ndarray, directions_DT: np.ndarray) -> np.ndarray:
+    """(min_t reach / λ_t)^T for every direction and candidate, [D, C], up to a common factor."""
+    reach_CT, inverse_DT = reach_CT.astype(np.float32), (1 / directions_DT).astype(np.float32)
+    length_DC = np.full((len(inverse_DT), len(reach_CT)), np.inf, dtype=np.float32)
+    for reach_C, inverse_D in zip(reach_CT.T, inverse_DT.T, strict=True):
+        np.minimum(length_DC, reach_C * inverse_D[:, None], out=length_DC)
+    length_DC /= length_DC.max()
+    volume_DC = length_DC.copy()
+    for _ in range(reach_CT.shape[1] - 1):  # ten times as fast as a power
+        volume_DC *= length_DC
+    return volume_DC
 
 
 def descend(costs: Costs, points_PN: np.ndarray, *, box_N2: np.ndarray, steps: int = STEPS) -> np.ndarray:

@@ -54,6 +54,7 @@ class SearchOptions(BaseModel):
     box: tuple[float, float] | list[tuple[float, float]] = Field(
         (0.0, 1.0), description="[lower, upper] of every coefficient, or one pair for each model."
     )
+    method: str
     seed: int = Field(0, ge=0)
 
     def box_array(self, models: int) -> np.ndarray:

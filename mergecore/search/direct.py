@@ -1,4 +1,4 @@
-"""Direct search: evaluate many coefficient vectors and keep the non-dominated ones (the baseline of MAP, Section 4.2)."""
+"""Direct search: evaluate many coefficient vectors, keep the non-dominated ones (baseline of MAP, Section 4.2)."""
 
 from __future__ import annotations
 

@@ -158,7 +158,8 @@ def levenberg_marquardt(
 ) -> tuple[np.ndarray, float]:
     """Minimise the penalised squared error from a start (Marquardt, 1963); (β, its loss).
 
-    Stops when a step lowers the loss by less than ``tolerance`` of it, when no damping lowers it at all, or after 200 steps.
+    Stops when a step lowers the loss by less than ``tolerance`` of it, when no damping lowers it at all, or after
+    200 steps.
     """
     penalty_p = np.full(design_Kp.shape[1], len(m_K) * ridge)
     penalty_p[0] = 0.0

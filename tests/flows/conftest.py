@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.conftest import random_state, write_checkpoint
 
 CALLABLE = '''

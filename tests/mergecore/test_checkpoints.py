@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import random_state, write_checkpoint
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mergecore.checkpoints import TensorInfo, from_state_dict, locate, open_checkpoint, write_safetensors
 from mergecore.errors import InputError
+from tests.conftest import random_state, write_checkpoint
 
 
 class Payload:
@@ -150,7 +150,9 @@ def test_a_hub_id_is_found_in_the_hub_cache(tmp_path: Path, monkeypatch: pytest.
         locate("owner/other", tmp_path)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool]
+)
 def test_streaming_writer_makes_what_safetensors_reads(tmp_path: Path, dtype: torch.dtype) -> None:
     state = {"a": torch.arange(6).reshape(2, 3).to(dtype), "scalar": torch.ones(()).to(dtype), "none": torch.ones(0, 2)}
     infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}

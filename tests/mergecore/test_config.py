@@ -96,7 +96,7 @@ def test_missing_key() -> None:
         parse_config(data)
 
 
-@pytest.mark.parametrize("name", ["<script>alert(1)</script>"[:-9] + ">", 'quo"te\'s', "emoji 🦀", "a=b, c", "x" * 300])
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>"[:-9] + ">", "quo\"te's", "emoji 🦀", "a=b, c", "x" * 300])
 def test_odd_names_are_data(name: str) -> None:
     assert parse_config(changed("tasks.0.name", name)).tasks[0].name == name
 
@@ -119,7 +119,9 @@ def test_unreadable_files(tmp_path: Path) -> None:
         "broken.yaml": b"a: [",
         "binary.yaml": b"\xff\xfe\x00",
         "object.yaml": b"a: !!python/object/apply:os.system ['true']",
-        "bomb.yaml": b"".join(b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9) if i else b"x") for i in range(9)),
+        "bomb.yaml": b"".join(
+            b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9) if i else b"x") for i in range(9)
+        ),
         "loop.yaml": b"a: &a [*a]",
         "big.yaml": b"#" * (2 << 20),
     }

@@ -36,7 +36,9 @@ def test_facts_come_back_exactly(tmp_path: Path) -> None:
         ledger.record(fact("k", 1 / 3), "accuracy")
     with Ledger(tmp_path / "l.sqlite") as ledger:
         found = ledger.find(["k", "unknown", "k"], "accuracy")
-        assert found == {"k": fact("k", 1 / 3).__class__(**{**fact("k", 1 / 3).__dict__, "metrics": {"accuracy": 1 / 3}})}
+        assert found == {
+            "k": fact("k", 1 / 3).__class__(**{**fact("k", 1 / 3).__dict__, "metrics": {"accuracy": 1 / 3}})
+        }
         assert ledger.find(["k"], "loss")["k"].metrics == {"loss": -1 / 3}
         assert ledger.find(["k"], "other") == {}
         assert len(ledger) == 1
@@ -73,7 +75,9 @@ def test_several_processes_write_at_the_same_time(tmp_path: Path) -> None:
 
 def test_what_was_recorded_survives_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite"
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), "p", "100000"], stdout=subprocess.PIPE, text=True)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), "p", "100000"], stdout=subprocess.PIPE, text=True
+    )
     assert writer.stdout is not None
     writer.stdout.readline()
     time.sleep(0.3)
@@ -106,8 +110,7 @@ def test_a_full_disk_stops_with_a_sentence_and_keeps_the_rest(tmp_path: Path) ->
         pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
         ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(EvaluationError, match="cannot be written"):
-            for i in range(1000):
-                ledger.record(fact(f"key {i}" * 50), "accuracy")
+            [ledger.record(fact(f"key {i}" * 50), "accuracy") for i in range(1000)]
         ledger._connection.execute("PRAGMA max_page_count = 100000")
         ledger.record(fact("after"), "accuracy")
         assert set(ledger.find(["before", "after"], "accuracy")) == {"before", "after"}

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.conftest import random_state, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,6 +15,7 @@ import mergecore.task_matrix as kernel
 from mergecore.checkpoints import from_state_dict, open_checkpoint
 from mergecore.errors import InputError
 from mergecore.task_matrix import TaskMatrix, build_task_matrix, open_task_matrix
+from tests.conftest import random_state, write_checkpoint
 
 State = dict[str, torch.Tensor]
 
@@ -82,7 +82,9 @@ def test_half_storage_is_summed_in_float32(tmp_path: Path, storage: str) -> None
 
 def test_many_tiles_and_threads_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(1)
-    states = [{"big": torch.randn(3 * kernel.TILE + 17, generator=generator), "small": torch.randn(3)} for _ in range(4)]
+    states = [
+        {"big": torch.randn(3 * kernel.TILE + 17, generator=generator), "small": torch.randn(3)} for _ in range(4)
+    ]
     matrix = build(tmp_path, states[0], states[1:])
     c = np.array([0.3, -0.2, 0.9])
     results = []

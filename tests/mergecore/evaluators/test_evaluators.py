@@ -83,7 +83,10 @@ def test_image_classification_equals_a_plain_loop(pico_vit, pico_config, home) -
 
     study = prepare(parse_config(pico_config), home)
     found = CandidateEvaluator(study).evaluate([0.4, 0.7], [0, 1])
-    states = {name: ViTForImageClassification.from_pretrained(pico_vit[name]).state_dict() for name in ("base", "first", "second")}
+    states = {
+        name: ViTForImageClassification.from_pretrained(pico_vit[name]).state_dict()
+        for name in ("base", "first", "second")
+    }
     merged = {
         key: base + 0.4 * (states["first"][key] - base) + 0.7 * (states["second"][key] - base)
         for key, base in states["base"].items()
@@ -105,7 +108,9 @@ def test_image_classification_equals_a_plain_loop(pico_vit, pico_config, home) -
 def test_bytes_and_floats_are_the_same_images(tmp_path: Path, home: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "b.npz", x_test=grey, y_test=np.zeros(6, dtype=int))
-    np.savez(tmp_path / "f.npz", x_test=(grey[:, None] / np.float32(255)).astype(np.float32), y_test=np.zeros(6, dtype=int))
+    np.savez(
+        tmp_path / "f.npz", x_test=(grey[:, None] / np.float32(255)).astype(np.float32), y_test=np.zeros(6, dtype=int)
+    )
     seen = []
 
     class Spy(torch.nn.Module):
@@ -114,7 +119,9 @@ def test_bytes_and_floats_are_the_same_images(tmp_path: Path, home: Path) -> Non
             return torch.zeros(len(images), 2)
 
     for name, args in (("b", {"mean": [0.5] * 3, "std": [0.2] * 3}), ("b", {}), ("f", {})):
-        task = TaskConfig.model_validate({"name": "t", "dataset": {"path": str(tmp_path / f"{name}.npz")}, "args": args})
+        task = TaskConfig.model_validate(
+            {"name": "t", "dataset": {"path": str(tmp_path / f"{name}.npz")}, "args": args}
+        )
         EVALUATORS.get("image_classification")(task, task.dataset, home=home).evaluate(
             Candidate(np.zeros(2), {}, lambda: Spy())
         )
@@ -136,7 +143,10 @@ def test_metrics_of_a_known_case() -> None:
     ("c", "reason"), [(0.25, "ValueError: no good"), (0.5, "accuracy is nan"), (0.75, "outside its range [0.0, 1.0]")]
 )
 def test_a_bad_candidate_has_a_reason_and_the_next_one_works(pico_config, callables, home, c, reason) -> None:
-    tasks = [{"name": "t", "evaluator": "python", "args": {"function": f"{callables}:sometimes"}}, pico_config["tasks"][0]]
+    tasks = [
+        {"name": "t", "evaluator": "python", "args": {"function": f"{callables}:sometimes"}},
+        pico_config["tasks"][0],
+    ]
     worker = CandidateEvaluator(prepare(parse_config({**pico_config, "tasks": tasks[:1]}), home))
     assert reason in worker.evaluate([c, 0.0], [0])[0].reason
     assert worker.evaluate([0.1, 0.0], [0])[0].metrics == {"accuracy": 0.5}

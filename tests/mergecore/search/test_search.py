@@ -113,7 +113,9 @@ def test_map_asks_the_papers_budget_by_default(models: int, samples: int) -> Non
     assert make("map", models=models).budget == samples
 
 
-@pytest.mark.parametrize(("models", "samples"), [(2, 200), (3, 300), (4, 300), (5, 500), (6, 500), (7, 1000), (8, 1000)])
+@pytest.mark.parametrize(
+    ("models", "samples"), [(2, 200), (3, 300), (4, 300), (5, 500), (6, 500), (7, 1000), (8, 1000)]
+)
 def test_direct_asks_the_papers_budget_by_default(models: int, samples: int) -> None:
     assert make("direct", models=models).budget == samples
 

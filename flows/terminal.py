@@ -167,12 +167,14 @@ def print_pick(record: RunRecord, choice: Pick) -> None:
 
 
 def print_comparison(table: pd.DataFrame) -> None:
-    """One row a run."""
+    """One column a run, one row a measure, so that it fits a narrow terminal."""
     shown = Table()
-    for column in table.columns:
-        shown.add_column(Text(str(column)), justify="left" if column in ("run", "method", "measured on") else "right")
-    for _, row in table.iterrows():
-        shown.add_row(*(Text(f"{value:.4f}" if isinstance(value, float) else str(value)) for value in row))
+    shown.add_column("")
+    for name in table["run"]:
+        shown.add_column(Text(str(name)), justify="right")
+    for measure in table.columns.drop("run"):
+        values = (Text(f"{v:.4f}" if isinstance(v, float) else str(v)) for v in table[measure])
+        shown.add_row(Text(str(measure)), *values)
     Console().print(shown)
 
 

@@ -306,8 +306,7 @@ def _study_folder(home: Path, seed: int) -> Path:
         "seed": seed,
         "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn", "numpy")},
     }
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return home / "digits" / key[:32]
+    return home / "digits" / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _pre_train(folder: Path, *, seed: int, tick: Callable[[int], None]) -> None:
@@ -354,8 +353,7 @@ def _train(
     optimiser = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _learning_rate_share(step / training.steps))
     model.train()
-    batches = _batches(len(labels), training.batch, generator)
-    for members in itertools.islice(batches, training.steps):
+    for members in itertools.islice(_batches(len(labels), training.batch, generator), training.steps):
         loss = torch.nn.functional.cross_entropy(model(pixel_values=images[members]).logits, labels[members])
         optimiser.zero_grad()
         loss.backward()

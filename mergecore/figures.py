@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ def _draw(
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-        for handle in legend.legend_handles:
+        for handle in filter(None, legend.legend_handles):
             handle.set_alpha(1.0)
     figure.suptitle(_label(title, 70), parse_math=False, family=_FONT, size=11, color=_INK)
     picture = BytesIO()
@@ -133,7 +134,12 @@ def _scatter(
         axes.plot(np.stack([x0, x1]), np.stack([y0, y1]), color=_VERIFIED, linewidth=0.6, alpha=0.6)
     for entry in series:
         face = "none" if entry.hollow else entry.color
-        style = {"marker": entry.marker, "facecolors": face, "edgecolors": entry.color, "linewidths": 0.9}
+        style: dict[str, Any] = {
+            "marker": entry.marker,
+            "facecolors": face,
+            "edgecolors": entry.color,
+            "linewidths": 0.9,
+        }
         axes.scatter(*place(entry.metrics_RT), s=24, label=entry.label, zorder=2 if entry.hollow else 3, **style)
     _style(axes)
     axes.grid(color=_GRID, linewidth=0.7)

@@ -76,7 +76,7 @@ def page_data(record: RunRecord, *, folder: str | Path | None = None) -> dict[st
     summary = record.summary
     diagnosis = _mapping(summary.get("diagnosis"))
     method = summary.get("method") or _mapping(record.config.get("search")).get("method")
-    data = {
+    data: dict[str, Any] = {
         "name": record.name,
         "method": method or "",
         "sentence": diagnosis.get("sentence") or _sentence(record),

@@ -135,7 +135,7 @@ function flatLayout(run, dims, data, look, zoom) {
 }
 
 function solidLayout(tasks, look) {
-  const scene = { camera: { eye: { x: 1.4, y: 1.4, z: 0.8 }, center: { x: 0, y: 0, z: -0.1 } }, dragmode: "turntable" };
+  const scene = { camera: { eye: look.narrow ? { x: 1.9, y: 1.9, z: 1.1 } : { x: 1.4, y: 1.4, z: 0.8 }, center: { x: 0, y: 0, z: -0.1 } }, dragmode: "turntable" };
   AXES.forEach((name, d) => {
     scene[`${name}axis`] = { title: { text: plotText(tasks[d].name, 22) + arrow(tasks[d]) }, gridcolor: look.line,
       linecolor: look.line, zeroline: false, showbackground: false, color: look.muted };

@@ -28,7 +28,7 @@ from pymoo.util.ref_dirs import get_reference_directions
 
 Costs = Callable[[np.ndarray], np.ndarray]
 
-CANDIDATES = 4000
+CANDIDATES = 2000
 """About so many points of the run, taken from evenly spaced generations, are handed on as candidates."""
 
 SBX_ETA, MUTATION_ETA, MUTATION_SHARE = 30.0, 20.0, 0.9
@@ -61,7 +61,7 @@ def nsga3(costs: Costs, initial_PN: np.ndarray, *, box_N2: np.ndarray, generatio
     population_PN, costs_PT = population_PN[order], costs_PT[order]
     kept = [population_PN]
     for generation in range(2, generations + 1):
-        offspring_PN = _offspring(population_PN, box_N2, generator)
+        offspring_PN = offspring(population_PN, box_N2, generator)
         both_QN = np.concatenate([population_PN, offspring_PN])
         both_QT = np.concatenate([costs_PT, costs(offspring_PN)])
         alive = _survivors(both_QT, directions_DT, normalisation, count, generator)
@@ -126,7 +126,7 @@ def _is_kept(generation: int, generations: int, population: int) -> bool:
     return (generations - generation) % max(1, generations // _snapshots(population)) == 0
 
 
-def _offspring(population_PN: np.ndarray, box_N2: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def offspring(population_PN: np.ndarray, box_N2: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Random tournaments, simulated binary crossover, polynomial mutation; every draw where pymoo has it."""
     count, models = population_PN.shape
     pairs = math.ceil(count / 2)

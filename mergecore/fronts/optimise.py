@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mergecore.errors import InputError, NumericalError
-from mergecore.fronts.dominance import non_dominated, to_minimise
-from mergecore.fronts.refine import choose_by_hypervolume, descend
+from mergecore.fronts.dominance import to_minimise
 from mergecore.registry import Registry
 from mergecore.sampling import checked_box, sample
 from mergecore.surrogates import QuadraticSurrogate
@@ -84,6 +83,8 @@ def optimise_front(
         InputError: unknown algorithm, bad box, too small a population, or objectives of the wrong shape.
         NumericalError: an objective is not finite somewhere in the box.
     """
+    from mergecore.fronts.refine import refine  # imports pymoo, which takes a second
+
     box_N2 = checked_box(box)
     evolve = ALGORITHMS.get(algorithm)
     tasks = len(maximise)
@@ -97,17 +98,8 @@ def optimise_front(
     costs = _scaled_costs(function, initial_PN, maximise)
 
     candidates_CN = evolve(costs, initial_PN, box_N2=box_N2, generations=generations, seed=seed)
-    generator = np.random.default_rng(seed)
-    # twice as many descend as are returned: some will meet, and some will be dominated by a better neighbour
-    candidates_CN = _best(costs, candidates_CN, 2 * population, generator)
-    points_PN = _best(costs, descend(costs, candidates_CN, box_N2=box_N2), population, generator)
+    points_PN = refine(costs, candidates_CN, population, box_N2=box_N2, generator=np.random.default_rng(seed))
     return points_PN, function(points_PN)
-
-
-def _best(costs: Objectives, points_CN: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    costs_CT = costs(points_CN)
-    front = np.flatnonzero(non_dominated(costs_CT, maximise=[False] * costs_CT.shape[1]))
-    return points_CN[front[choose_by_hypervolume(costs_CT[front], count, generator=generator)]]
 
 
 def _scaled_costs(function: Objectives, initial_PN: np.ndarray, maximise: Sequence[bool]) -> Objectives:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mergecore.surrogates.links import Link
 
-RIDGES = (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 1e-2)
+RIDGES = (0.0, 1e-4, 3e-4, 1e-3, 1e-2)
 """Penalties tried. On accuracies of 1000 examples, N = 8, they raise the R² on fresh points from 0.960 to 0.974 with
 K = 60 and change it by less than 0.001 with K = 250."""
 

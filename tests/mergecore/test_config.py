@@ -60,7 +60,7 @@ def test_round_trip() -> None:
         ("search.box", [1.0, 0.0], "lower < upper"),
         ("search.box", [[0, 1]], "1 pairs for 2 models"),
         ("search.box", [0, float("inf")], "search.box"),
-        ("front.algorithm", "nsga4", "unknown algorithm 'nsga4'. Did you mean 'nsga3'?"),
+        ("front.algorithm", "nsga4", "unknown front algorithm 'nsga4'. Did you mean 'nsga3'?"),
         ("merge.transform", "tise", "unknown transform 'tise'"),
         ("tasks.0.evaluator", "image_clasification", "Did you mean 'image_classification'?"),
         ("tasks.0.metric", "acuracy", "does not measure 'acuracy'. Did you mean 'accuracy'?"),

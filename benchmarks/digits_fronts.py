@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from benchmarks.measuring import measure
+from benchmarks.measuring import Measurer
 from benchmarks.tables import write_table
 from mergecore.config import FrontConfig
 from mergecore.digits import study_config
@@ -26,7 +26,7 @@ from mergecore.fronts.indicators import (
     inverted_generational_distance,
     win_rate,
 )
-from mergecore.study import new_search, prepare
+from mergecore.study import Study, new_search, prepare
 from mergecore.surrogates.quadratic import r_squared
 
 PAPER = {2: (0.953, 0.4981), 3: (0.980, 0.4690), 4: (0.984, 0.5067), 8: (0.868, 0.6558)}
@@ -39,11 +39,18 @@ def one_seed(models: int, seed: int) -> dict[str, float]:
     """Both searches for one seed, and every measure of them."""
     config = study_config(tasks=models, seed=seed)
     study = prepare(config, home_folder())
+    with Measurer(study) as measurer:
+        return compare_searches(study, measurer, seed)
+
+
+def compare_searches(study: Study, measurer: Measurer, seed: int) -> dict[str, float]:
+    """MAP and direct search on one study."""
+    config, measure = study.config, measurer.measure
     goals, on_validation, on_test = study.objectives, study.search_tasks, study.held_out_tasks
 
     map_search = new_search(config)
     asked = map_search.ask()
-    map_search.tell(asked, measure(study, asked, on_validation))
+    map_search.tell(asked, measure(asked, on_validation))
     begun = time.perf_counter()
     front = map_search.front(FrontConfig())
     front_seconds = time.perf_counter() - begun
@@ -53,15 +60,15 @@ def one_seed(models: int, seed: int) -> dict[str, float]:
         type(config).model_validate(direct_config.model_dump() | {"search": {"method": "direct", "seed": 1000 + seed}})
     )
     asked = direct.ask()
-    direct.tell(asked, measure(study, asked, on_validation))
+    direct.tell(asked, measure(asked, on_validation))
     direct_front = direct.front(FrontConfig())
 
     generator = np.random.default_rng(seed)
     drawn = generator.choice(len(front.coefficients_PN), min(POINTS, len(front.coefficients_PN)), replace=False)
     c, predicted = front.coefficients_PN[drawn], front.predicted_PT[drawn]
-    real = measure(study, c, on_validation)
-    test = measure(study, c, on_test)
-    direct_test = measure(study, direct_front.coefficients_PN, on_test)
+    real = measure(c, on_validation)
+    test = measure(c, on_test)
+    direct_test = measure(direct_front.coefficients_PN, on_test)
 
     held_out = [
         r_squared(direct.metrics_KT[:, t], fit.surrogate.predict(direct.coefficients_KN))

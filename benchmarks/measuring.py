@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -25,44 +25,66 @@ def _evaluate(job: tuple[tuple[float, ...], tuple[int, ...]]) -> list[Outcome]:
     return _evaluator.evaluate(*job)
 
 
-def measure(study: Study, coefficients_KN: np.ndarray, measured: Sequence[int]) -> np.ndarray:
-    """Metrics [K, M] of every candidate on some of ``study.measured``; what the ledger knows is not evaluated again."""
-    keys = [[study.evaluation_key(c, m) for m in measured] for c in coefficients_KN]
-    names = [study.measured[m].task.metric for m in measured]
-    with Ledger(study.ledger_path) as ledger:
+class Measurer:
+    """Worker processes for one study; a context manager.
 
-        def known() -> dict[str, Fact]:
-            return {k: f for i, name in enumerate(names) for k, f in ledger.find((r[i] for r in keys), name).items()}
+    Args:
+        study: what is evaluated.
+    """
 
-        found = known()
-        jobs = {
-            tuple(map(float, c)): tuple(m for m, key in zip(measured, row, strict=True) if key not in found)
-            for c, row in zip(coefficients_KN, keys, strict=True)
-        }
-        jobs = {c: missing for c, missing in jobs.items() if missing}
-        workers = min(len(jobs), os.cpu_count() or 1)
-        if workers:
-            with ProcessPoolExecutor(workers, get_context("spawn"), _start, (study,)) as pool:
-                for (c, missing), outcomes in zip(
-                    jobs.items(), pool.map(_evaluate, jobs.items(), chunksize=4), strict=True
-                ):
-                    for m, o in zip(missing, outcomes, strict=True):
-                        item = study.measured[m]
-                        key = study.evaluation_key(c, m)
-                        fact = Fact(
-                            key,
-                            o.metrics,
-                            o.noise,
-                            o.reason,
-                            item.label,
-                            c,
-                            study.matrix_key,
-                            o.examples,
-                            o.seconds,
-                            "",
-                        )
-                        ledger.record(fact, item.task.metric)
-        found = known()
-    return np.array(
-        [[found[key].metrics.get(name, np.nan) for key, name in zip(row, names, strict=True)] for row in keys]
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Measurer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def measure(self, coefficients_KN: np.ndarray, measured: Sequence[int]) -> np.ndarray:
+        """Metrics [K, M] on some of ``study.measured``; what the ledger knows is not evaluated again."""
+        study = self._study
+        keys = [[study.evaluation_key(c, m) for m in measured] for c in coefficients_KN]
+        names = [study.measured[m].task.metric for m in measured]
+        with Ledger(study.ledger_path) as ledger:
+            found = _known(ledger, keys, names)
+            jobs: dict[tuple[float, ...], tuple[int, ...]] = {}
+            for c, row in zip(coefficients_KN.tolist(), keys, strict=True):
+                missing = tuple(m for m, key in zip(measured, row, strict=True) if key not in found)
+                if missing:
+                    jobs[tuple(c)] = missing
+            for (c, missing), outcomes in zip(jobs.items(), self._evaluate(list(jobs.items())), strict=True):
+                for m, outcome in zip(missing, outcomes, strict=True):
+                    ledger.record(_fact(study, c, m, outcome), study.measured[m].task.metric)
+            found = _known(ledger, keys, names)
+        return np.array(
+            [[found[key].metrics.get(name, np.nan) for key, name in zip(row, names, strict=True)] for row in keys]
+        )
+
+    def _evaluate(self, jobs: list[tuple[tuple[float, ...], tuple[int, ...]]]) -> Iterable[list[Outcome]]:
+        if not jobs:
+            return []
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _start, (self._study,))
+        return self._pool.map(_evaluate, jobs, chunksize=4)
+
+
+def _known(ledger: Ledger, keys: list[list[str]], names: list[str]) -> dict[str, Fact]:
+    return {key: fact for i, name in enumerate(names) for key, fact in ledger.find((r[i] for r in keys), name).items()}
+
+
+def _fact(study: Study, c: tuple[float, ...], m: int, outcome: Outcome) -> Fact:
+    return Fact(
+        key=study.evaluation_key(c, m),
+        metrics=outcome.metrics,
+        noise=outcome.noise,
+        reason=outcome.reason,
+        task=study.measured[m].label,
+        coefficients=c,
+        matrix=study.matrix_key,
+        examples=outcome.examples,
+        seconds=outcome.seconds,
+        worker="benchmark",
     )

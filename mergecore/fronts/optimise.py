@@ -83,7 +83,7 @@ def optimise_front(
         InputError: unknown algorithm, bad box, too small a population, or objectives of the wrong shape.
         NumericalError: an objective is not finite somewhere in the box.
     """
-    from mergecore.fronts.refine import refine  # imports pymoo, which takes a second
+    from mergecore.fronts.refine import ends, refine  # imports pymoo, which takes a second
 
     box_N2 = checked_box(box)
     evolve = ALGORITHMS.get(algorithm)
@@ -96,8 +96,11 @@ def optimise_front(
     function = objectives if callable(objectives) else stack(objectives)
     initial_PN = sample("sobol", population, box=box_N2, seed=seed)
     costs = _scaled_costs(function, initial_PN, maximise)
+    ends_TN = ends(costs, initial_PN, box_N2=box_N2)
+    initial_PN = np.concatenate([ends_TN, initial_PN])[:population]
 
     candidates_CN = evolve(costs, initial_PN, box_N2=box_N2, generations=generations, seed=seed)
+    candidates_CN = np.concatenate([ends_TN, candidates_CN])
     points_PN = refine(costs, candidates_CN, population, box_N2=box_N2, generator=np.random.default_rng(seed))
     return points_PN, function(points_PN)
 

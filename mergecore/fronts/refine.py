@@ -7,6 +7,7 @@ L step lengths.
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import ndtri
 from scipy.stats import qmc
 
@@ -51,6 +52,28 @@ def _best(costs: Costs, points_CN: np.ndarray, count: int, generator: np.random.
     costs_CT = costs(points_CN)
     front = np.flatnonzero(non_dominated(costs_CT, maximise=[False] * costs_CT.shape[1]))
     return points_CN[front[choose_by_hypervolume(costs_CT[front], count, generator=generator)]]
+
+
+def ends(costs: Costs, starts_PN: np.ndarray, *, box_N2: np.ndarray) -> np.ndarray:
+    """The best point for each objective alone [T, N]: the best start, improved by L-BFGS-B (Byrd et al., 1995).
+
+    A population spread over many objectives does not reach the ends of the front by itself.
+    """
+    costs_PT = costs(starts_PN)
+
+    def improved(t: int) -> np.ndarray:
+        start_N = starts_PN[costs_PT[:, t].argmin()]
+        found_N = minimize(
+            lambda c_N: costs(c_N[None])[0, t],
+            start_N,
+            jac=lambda c_N: _gradients(costs, c_N[None], costs(c_N[None]), box_N2)[0, :, t],
+            bounds=box_N2,
+            method="L-BFGS-B",
+        ).x
+        found_N = np.clip(found_N, *box_N2.T)
+        return min((start_N, found_N), key=lambda c_N: float(costs(c_N[None])[0, t]))
+
+    return np.stack([improved(t) for t in range(costs_PT.shape[1])])
 
 
 def choose_by_hypervolume(costs_CT: np.ndarray, count: int, *, generator: np.random.Generator) -> np.ndarray:

@@ -292,16 +292,18 @@ def test_numbers_and_names_are_written_for_reading(tmp_path: Path) -> None:
           [1.25, 59.7, 61, 7384].map(duration),
           [plotText("<b>&", 9), plotText("abcdef", 4), plotText("🦊🦊🦊", 2)],
           weightsOf([1, 1, 1]), weightsOf([0, 0]), shellQuote("a=0.5"), shellQuote("it's"),
+          constrained([[1, 2], [2, 1], [0.9, 3]], [{ maximise: true }, { maximise: true }], [1, 0], 1),
         ]));
     """
     )
     (tmp_path / "program.js").write_text(program, "utf-8")
     answer = subprocess.run(["node", str(tmp_path / "program.js")], capture_output=True, text=True, check=True)
-    numbers, times, names, equal, none, plain, quoted = json.loads(answer.stdout)
+    numbers, times, names, equal, none, plain, quoted, at_the_bound = json.loads(answer.stdout)
     assert numbers == ["0.9123", "9.123", "91.23", "91235", "1.23e+6", "−0.5000", "0", "1.00e−5", "–"]
     assert times == ["1.3 s", "1 min 0 s", "1 min 1 s", "2 h 3 min"]
     assert names == ["&lt;b&gt;&amp;", "abc…", "🦊…"]
     assert (equal, none) == ([0.333] * 3, [0.5] * 2)
+    assert at_the_bound == 0
     assert (plain, quoted) == ("a=0.5", shlex.quote("it's"))
 
 

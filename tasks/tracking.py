@@ -45,8 +45,8 @@ class Tracker:
         self._study = study
         self._folder = str(folder.resolve())
         self.uri = tracking_uri(study.config.tracking.uri, study.home)
+        self._started = int(time.time() * 1000)
         self._parent: str | None = None
-        self._children: dict[str, str] = {}
 
     def __enter__(self) -> Tracker:
         return self
@@ -138,7 +138,7 @@ class Tracker:
 
         config = self._study.config
         tags = {FOLDER_TAG: _digest(self._folder), "mergecore.method": config.search.method}
-        run = self._client.create_run(self._experiment, run_name=config.name[:250], tags=tags)
+        run = self._client.create_run(self._experiment, self._started, tags, run_name=config.name[:250])
         values = dict(_flat(config.model_dump(mode="json", exclude={"models", "tasks"})))
         values |= {f"model.{model.name}": model.source for model in config.models}
         values |= {"task_matrix": self._study.matrix_key}

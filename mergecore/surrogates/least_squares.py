@@ -178,7 +178,7 @@ def levenberg_marquardt(
         downhill_p = jacobian_Kp.T @ residual_K - penalty_p * beta_p
         # Marquardt's scaling, floored: a saturated parameter has no curvature left to scale by
         curvature_p = np.diag(normal_pp)
-        scale_p = np.maximum(curvature_p, 1e-9 * curvature_p.max() + 1e-300)
+        scale_p = np.maximum(curvature_p, 1e-9 * curvature_p.max() + 1e-30)
         while damping < 1e12:
             damped_pp = normal_pp.copy()
             damped_pp[diagonal] += damping * scale_p
@@ -192,7 +192,7 @@ def levenberg_marquardt(
             return beta_p, loss
         converged = loss - moved_loss <= tolerance * loss
         beta_p, q_K, residual_K, loss = moved_p, moved_q_K, moved_residual_K, moved_loss
-        damping /= 10
+        damping = max(damping / 10, 1e-12)
         if converged:
             break
     return beta_p, loss

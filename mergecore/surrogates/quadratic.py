@@ -268,9 +268,7 @@ def _warnings(m_K: np.ndarray, parameters: int, excluded: int, link: Link) -> li
     low, high = (-math.inf if link.lower is None else link.lower), (math.inf if link.upper is None else link.upper)
     outside = int(((m_K < low - slack) | (m_K > high + slack)).sum())
     if outside:
-        warnings.append(
-            f"{outside} metrics lie outside the range [{low:g}, {high:g}] that the metric was said to have."
-        )
+        warnings.append(f"{outside} metrics lie outside their stated range [{low:g}, {high:g}].")
     return warnings
 
 

@@ -5,7 +5,7 @@ them; the ten labels, the head and the split of the images are the same for ever
 upright 6 and a rotated 9 that look the same, and no merge can be best at both: the trade-off is in the data.
 
 A small vision transformer is pre-trained for a moment on all tasks together (which leaves it mediocre at each), then
-fine-tuned on each task alone with the head frozen. The task vectors are 4 to 5 % of the base in norm.
+fine-tuned on each task alone with the head frozen. The task vectors are 3 to 4 % of the base in norm.
 
 Shape suffixes: n images, H and W pixels.
 """

@@ -25,7 +25,7 @@ STEPS = 5
 LENGTHS_L = 2.0 ** np.arange(2, -6, -1)
 FIRST_LENGTH = 0.1
 DIFFERENCE = 1e-6
-FRANK_WOLFE_STEPS = 20
+FRANK_WOLFE_STEPS = 30
 
 
 def refine(
@@ -200,15 +200,18 @@ def _common_descent(gradient_PNT: np.ndarray, at_lower_PN: np.ndarray, at_upper_
 
 
 def _shortest_in_hull(gram_PTT: np.ndarray) -> np.ndarray:
-    """Weights [P, T] on the simplex that minimise wᵀ G w, by Frank-Wolfe with exact line search (Jaggi, 2013)."""
+    """Weights [P, T] on the simplex that minimise wᵀ G w, by pairwise Frank-Wolfe (Lacoste-Julien and Jaggi, 2015).
+
+    Each step moves weight from the used objective with the steepest slope to the one with the least, as far as pays.
+    """
     points = np.arange(len(gram_PTT))
     weights_PT = np.full(gram_PTT.shape[:2], 1.0 / gram_PTT.shape[1])
     for _ in range(FRANK_WOLFE_STEPS):
         slope_PT = (gram_PTT @ weights_PT[:, :, None])[:, :, 0]
-        corner_P = slope_PT.argmin(axis=1)
-        here_P, cross_P = (weights_PT * slope_PT).sum(axis=1), slope_PT[points, corner_P]
-        bend_P = here_P - 2 * cross_P + gram_PTT[points, corner_P, corner_P]
-        step_P = np.clip((here_P - cross_P) / np.where(bend_P > 0, bend_P, 1.0), 0.0, 1.0)
-        weights_PT *= 1 - step_P[:, None]
-        weights_PT[points, corner_P] += step_P
+        to_P, from_P = slope_PT.argmin(axis=1), np.where(weights_PT > 0, slope_PT, -np.inf).argmax(axis=1)
+        drop_P = slope_PT[points, from_P] - slope_PT[points, to_P]
+        bend_P = gram_PTT[points, to_P, to_P] + gram_PTT[points, from_P, from_P] - 2 * gram_PTT[points, to_P, from_P]
+        step_P = np.minimum(drop_P / np.where(bend_P > 0, bend_P, 1.0), weights_PT[points, from_P])
+        weights_PT[points, to_P] += step_P
+        weights_PT[points, from_P] -= step_P
     return weights_PT

@@ -51,7 +51,7 @@ def test_filter_is_the_obvious_one_for_many_points(tasks: int) -> None:
     assert non_dominated(metrics, maximise=maximise).tolist() == obvious(metrics, maximise)
 
 
-@given(problems(rows=6))
+@given(problems(rows=4))
 def test_dominance_is_a_strict_partial_order(problem: tuple[np.ndarray, list[bool]]) -> None:
     """Read off the filter of pairs: never both ways, never of itself, and transitive."""
     metrics, maximise = problem

@@ -44,7 +44,9 @@ class TestAnalyticFronts:
     @pytest.mark.parametrize("models", [2, 3, 8])
     def test_two_convex_quadratics(self, models: int) -> None:
         targets = np.stack([np.full(models, 0.2), np.linspace(0.5, 0.9, models)])
-        c, metrics = optimise_front(bowls(models, targets), box=UNIT * models, maximise=[True, True], seed=0)
+        c, metrics = optimise_front(
+            bowls(models, targets), box=UNIT * models, maximise=[True, True], generations=50, seed=0
+        )
         # the Pareto set is the segment between the targets, with costs t² d² and (1 - t)² d²
         d2 = ((targets[0] - targets[1]) ** 2).sum()
         along = ((c - targets[0]) @ (targets[1] - targets[0])) / d2
@@ -59,11 +61,13 @@ class TestAnalyticFronts:
     @pytest.mark.parametrize("models", [3, 8])
     def test_three_convex_quadratics(self, models: int) -> None:
         targets = np.random.default_rng(models).uniform(0.1, 0.9, size=(3, models))
-        c, metrics = optimise_front(bowls(models, targets), box=UNIT * models, maximise=[True] * 3, seed=0)
+        c, metrics = optimise_front(
+            bowls(models, targets), box=UNIT * models, maximise=[True] * 3, generations=100, seed=0
+        )
         weights = np.linalg.lstsq(np.vstack([targets.T, np.ones(3)]), np.vstack([c.T, np.ones(len(c))]), rcond=None)[
             0
         ].T
-        np.testing.assert_allclose(c, weights @ targets, atol=0.02)
+        np.testing.assert_allclose(c, weights @ targets, atol=5e-3)
         assert weights.min() > -0.02
         np.testing.assert_allclose(weights[:3].max(axis=1), 1, atol=0.01)
         dense = np.random.default_rng(0).dirichlet(np.ones(3), size=5000) @ targets
@@ -77,7 +81,9 @@ class TestAnalyticFronts:
     def test_zdt(self, name: str, models: int) -> None:
         problem = get_problem(name, n_var=models)
         box = np.stack([problem.xl, problem.xu], axis=1)
-        _, found = optimise_front(evaluator(problem), box=box, maximise=[False, False], generations=150, seed=1)
+        _, found = optimise_front(
+            evaluator(problem), box=box, maximise=[False, False], population=120, generations=100, seed=1
+        )
         exact, volume = (
             hypervolume(m, reference_T=[1.1, 1.1], maximise=[False, False]) for m in (problem.pareto_front(), found)
         )
@@ -86,23 +92,25 @@ class TestAnalyticFronts:
     @pytest.mark.parametrize("models", [3, 8])
     @pytest.mark.parametrize(("name", "reference"), [("dtlz1", 0.55), ("dtlz2", 1.1), ("dtlz3", 1.1), ("dtlz4", 1.1)])
     def test_dtlz_with_three_objectives(self, name: str, reference: float, models: int) -> None:
-        """No 200 points can cover a surface to 1 %: they must do no worse than as many points of the true front."""
+        """No 100 points cover a surface to 1 %: they must be as good as 100 evenly spread ones of the true front."""
         problem = get_problem(name, n_var=models, n_obj=3)
         box = np.stack([problem.xl, problem.xu], axis=1)
-        _, found = optimise_front(evaluator(problem), box=box, maximise=[False] * 3, seed=1)
-        true_points = problem.pareto_front(reference_directions(3, 200))
+        _, found = optimise_front(
+            evaluator(problem), box=box, maximise=[False] * 3, population=100, generations=150, seed=1
+        )
+        true_points = problem.pareto_front(reference_directions(3, 100))
         ideal, volume = (
             hypervolume(m, reference_T=[reference] * 3, maximise=[False] * 3) for m in (true_points, found)
         )
-        assert volume > ideal
-        assert len(found) == 200
+        assert volume > 0.99 * ideal
+        assert len(found) == 100
 
     def test_a_larger_population_comes_closer(self) -> None:
         problem = get_problem("dtlz2", n_var=3, n_obj=3)
         box = np.stack([problem.xl, problem.xu], axis=1)
         small, large = (
-            optimise_front(evaluator(problem), box=box, maximise=[False] * 3, population=p, generations=50, seed=1)[1]
-            for p in (50, 400)
+            optimise_front(evaluator(problem), box=box, maximise=[False] * 3, population=p, generations=30, seed=1)[1]
+            for p in (50, 300)
         )
         dense = problem.pareto_front(reference_directions(3, 4000))
         assert inverted_generational_distance(large, dense) < 0.5 * inverted_generational_distance(small, dense)
@@ -132,19 +140,19 @@ class TestEightTasks:
         surrogates = accuracies(8, 8, seed=1)
         few, many = (
             self.volume(optimise_front(surrogates, box=UNIT * 8, maximise=[True] * 8, generations=g, seed=0)[1])
-            for g in (150, 600)
+            for g in (60, 300)
         )
-        assert few > 0.98 * many
+        assert few > 0.97 * many
 
     def test_is_far_better_than_the_population_it_started_from(self) -> None:
         surrogates = accuracies(8, 8, seed=2)
         function = stack(surrogates)
-        _, found = optimise_front(surrogates, box=UNIT * 8, maximise=[True] * 8, generations=100, seed=0)
+        _, found = optimise_front(surrogates, box=UNIT * 8, maximise=[True] * 8, generations=50, seed=0)
         plain = nsga3(
             lambda c: -function(c),
             sample("sobol", 200, box=UNIT * 8, seed=0),
             box_N2=np.array(UNIT * 8),
-            generations=400,
+            generations=200,
             seed=0,
         )[-200:]
         assert self.volume(found) > 1.3 * self.volume(function(plain))
@@ -161,7 +169,7 @@ class TestEveryAlgorithm:
     @pytest.mark.parametrize(("models", "tasks"), [(1, 1), (3, 1), (2, 2), (3, 5), (8, 8)])
     def test_gives_a_front_in_the_box(self, algorithm: str, models: int, tasks: int) -> None:
         surrogates, box = accuracies(models, tasks, seed=4), np.array([(-0.5, 1.5)] * models)
-        options = {"algorithm": algorithm, "population": 16, "generations": 12}
+        options = {"algorithm": algorithm, "population": 16, "generations": 6}
         c, metrics = optimise_front(surrogates, box=box, maximise=[True] * tasks, seed=2, **options)
         assert c.shape == (len(metrics), models)
         assert metrics.shape[1] == tasks

@@ -48,13 +48,14 @@ class TestChoice:
         chosen = choose_by_hypervolume(points, 15, generator=np.random.default_rng(0))
         slow = volume(points[exact_greedy(points, 15)], points)
         assert len(set(chosen.tolist())) == 15
-        assert volume(points[chosen], points) > 0.99 * slow
+        assert volume(points[chosen], points) > 0.98 * slow
 
     @pytest.mark.parametrize("tasks", [2, 3, 8])
     def test_begins_with_the_best_for_each_objective(self, tasks: int) -> None:
         points = sphere(80, tasks)
         chosen = choose_by_hypervolume(points, 20, generator=np.random.default_rng(0))
-        assert set(points.argmin(axis=0)) == set(chosen[:tasks].tolist())
+        best = set(points.argmin(axis=0).tolist())
+        assert best == set(chosen[: len(best)].tolist())
 
     def test_of_equals_in_one_objective_the_end_is_the_better_one(self) -> None:
         points = np.array([[0.0, 0.5, 0.9], [0.0, 0.9, 0.1], [0.5, 0.0, 0.5]])
@@ -110,8 +111,7 @@ class TestDescent:
 
         before = uniform(60)
         after = descend(distances, before, box_N2=BOX, steps=20)
-        assert off_plane(after).max() < 0.02
-        assert np.median(off_plane(after)) < 1e-3 < np.median(off_plane(before))
+        assert off_plane(after).max() < 0.01 * np.median(off_plane(before))
 
     def test_reaches_it_along_the_faces_of_the_box(self) -> None:
         """One objective whose minimum lies outside: the answer is its projection onto the box."""

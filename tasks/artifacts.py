@@ -47,6 +47,7 @@ class Progress:
         self._began = self._printed = self._shown = time.monotonic()
         self._artifact: UUID | None = None
         self._last = (-1, -1)
+        self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -61,13 +62,16 @@ class Progress:
         if (done, total) == self._last:
             return
         self._last = (done, total)
+        if done and self._first is None:
+            self._first = (now, done)  # what comes before is start-up and says nothing of the rate
         if total and self._console.is_terminal:
             self._update_bar(done, total)
         elif total and (now - self._printed >= PLAIN_SECONDS or (done == total and self._printed > self._began)):
             self._printed = now
-            rate = done / max(now - self._began, 1e-9)
+            rate = self._rate(now, done)
+            pace = f", {rate:.1f}/s" if rate else ""
             left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-            self._console.print(f"{self._label}: {done}/{total} {self._unit}, {rate:.1f}/s{left}", highlight=False)
+            self._console.print(f"{self._label}: {done}/{total} {self._unit}{pace}{left}", highlight=False)
         if total and (now - self._shown >= ARTIFACT_SECONDS or (done == total and self._artifact)):
             self._shown = now
             self._update_artifact(100.0 * done / total)
@@ -84,8 +88,15 @@ class Progress:
             )
             self._bar_task = self._bar.add_task(self._label, total=total, rate="")
             self._bar.start()
-        rate = done / max(time.monotonic() - self._began, 1e-9)
-        self._bar.update(self._bar_task, completed=done, total=total, rate=f"{rate:.1f} {self._unit}/s")
+        rate = self._rate(time.monotonic(), done)
+        shown = f"{rate:.1f} {self._unit}/s" if rate else ""
+        self._bar.update(self._bar_task, completed=done, total=total, rate=shown)
+
+    def _rate(self, now: float, done: int) -> float:
+        """Units a second since the first one was done; 0 while unknown."""
+        if self._first is None or done <= self._first[1]:
+            return 0.0
+        return (done - self._first[1]) / max(now - self._first[0], 1e-9)
 
     def _update_artifact(self, percent: float) -> None:
         if not _in_run():

@@ -55,7 +55,9 @@ def build_record(
     noise = np.concatenate([found.noise_KM for found in rounds])
     noise_T = np.array([float(np.nanmedian(column)) if np.isfinite(column).any() else np.nan for column in noise.T])
     best_PT = np.where(np.isfinite(front.real_PT), front.real_PT, front.predicted_PT)
-    diagnosis = diagnose(samples_KT, best_PT, maximise=goals.maximise, noise_T=noise_T, seed=study.config.search.seed)
+    diagnosis = diagnose(
+        samples_KT, best_PT, maximise=goals.maximise, noise_T=noise_T, names=goals.names, seed=study.config.search.seed
+    )
     return RunRecord(
         name=study.config.name,
         models=study.models,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mergecore.errors import InputError, NumericalError
-from mergecore.fronts.dominance import to_minimise
+from mergecore.fronts.dominance import non_dominated, to_minimise
 from mergecore.registry import Registry
 from mergecore.sampling import checked_box, sample
 from mergecore.surrogates import QuadraticSurrogate
@@ -60,9 +60,9 @@ def optimise_front(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The Pareto front of cheap objectives over a box, by at most ``population`` points.
 
-    The optimiser starts from Sobol points, the base and the single models. Of all it visited, the non-dominated points
-    with much hypervolume are kept, moved along common descent directions until no objective improves for free, and
-    chosen among once more (`mergecore.fronts.refine`). With the same arguments the result is the same to the bit.
+    The optimiser starts from Sobol points, the base, the single models and the best point for each objective alone.
+    Of what it visited, the non-dominated points with much hypervolume are kept, moved until no objective improves for
+    free, and recombined once more (`mergecore.fronts.refine`). The same arguments give the same front to the bit.
 
     Args:
         objectives: T surrogates, or a vectorised function [P, N] -> [P, T] of the metrics.
@@ -102,7 +102,9 @@ def optimise_front(
     candidates_CN = evolve(costs, initial_PN, box_N2=box_N2, generations=generations, seed=seed)
     candidates_CN = np.concatenate([ends_TN, candidates_CN])
     points_PN = refine(costs, candidates_CN, population, box_N2=box_N2, generator=np.random.default_rng(seed))
-    return points_PN, function(points_PN)
+    predicted_PT = function(points_PN)
+    front = non_dominated(predicted_PT, maximise=maximise)  # rounding may have made equals of neighbours
+    return points_PN[front], predicted_PT[front]
 
 
 def _scaled_costs(function: Objectives, initial_PN: np.ndarray, maximise: Sequence[bool]) -> Objectives:

@@ -97,7 +97,7 @@ def choose_by_hypervolume(costs_CT: np.ndarray, count: int, *, generator: np.ran
     reach_CT = 1 + MARGIN - (costs_CT - low_T) / span_T  # how far each candidate is from the reference point
     ends = [int(np.lexsort((-reach_CT.sum(axis=1), -reach_C))[0]) for reach_C in reach_CT.T]
     chosen = list(dict.fromkeys(ends))[:count]
-    volume_DC = _volumes(reach_CT, _directions(reach_CT.shape[1], 4 * count, generator))
+    volume_DC = _volumes(reach_CT, _directions(reach_CT.shape[1], 2 * count, generator))
     reached_D = np.zeros(len(volume_DC), dtype=volume_DC.dtype)
     gain_C = volume_DC.sum(axis=0)
     for position in range(min(count, len(costs_CT))):

@@ -1,0 +1,48 @@
+"""Progress as plain lines when the output is no terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks import artifacts
+from tasks.artifacts import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(artifacts.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_plain_lines_now_and_then(clock, capsys) -> None:
+    with Progress("round 0", unit="candidates") as progress:
+        for done in range(101):
+            clock[0] = 30.0 + done * 0.5 if done else 0.0
+            progress.update(done, 100)
+            progress.update(done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "round 0: 1/100 candidates"  # the start-up before says nothing of the rate
+    assert lines[1] == "round 0: 21/100 candidates, 2.0/s, 40 s left"
+    assert lines[-1] == "round 0: 100/100 candidates, 2.0/s"
+    assert len(lines) == 6
+
+
+def test_short_work_is_silent(clock, capsys) -> None:
+    with Progress("quick", unit="things") as progress:
+        progress.update(1, 2)
+        progress.update(2, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_metric_names_stay_apart_and_are_accepted() -> None:
+    from tasks.tracking import metric_name, tracking_uri
+
+    assert metric_name("metric/a b-c.d") == "metric/a b-c.d"
+    assert metric_name("a<b") != metric_name("a>b")
+    assert len(metric_name("é" * 400)) <= 250
+    from pathlib import Path
+
+    assert tracking_uri(None, Path("/h")) == "sqlite:////h/mlflow.db"
+    assert tracking_uri("sqlite:///x.db", Path("/h")) == "sqlite:////h/x.db"
+    assert tracking_uri("http://server:5000", Path("/h")) == "http://server:5000"

@@ -93,7 +93,10 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown metric": (lambda c: c["tasks"][0].update(metric="accuracyy"), "Did you mean 'accuracy'?"),
     "path as a name": (lambda c: c["tasks"][0].update(name="../../etc"), "looks like a path"),
     "no budget": (lambda c: c["search"].update(samples=0), "search.samples"),
-    "some held out": (lambda c: c["tasks"][0].update(dataset=drop(c["tasks"][0]["dataset"], "test_split")), "Some tasks name a test_split"),
+    "some held out": (
+        lambda c: c["tasks"][0].update(dataset=drop(c["tasks"][0]["dataset"], "test_split")),
+        "Some tasks name a test_split",
+    ),
 }
 
 

@@ -154,12 +154,11 @@ def _counts(rounds: list[Evaluations], held_out: Evaluations | None) -> dict[str
 def _volumes(run: Run, search: Search, front: Front, rounds: list[Evaluations]) -> dict[str, Any]:
     """Hypervolumes against the worst of the single-task cross-evaluations."""
     goals = run.study.objectives
-    singles = np.array(
-        [i for i, c in enumerate(search.coefficients_KN) if sorted(c)[-1] == 1 and c.sum() == 1 == c.max()]
-    )
-    usable = search.metrics_KT[singles] if len(singles) else np.empty((0, len(goals.names)))
+    c_KN = search.coefficients_KN
+    singles = (c_KN.max(axis=1) == 1) & (np.count_nonzero(c_KN, axis=1) == 1)
+    usable = search.metrics_KT[singles]
     source = "worst of the single-task models on each task"
-    if not len(usable) or np.isnan(usable).all(axis=0).any():
+    if not np.isfinite(usable).any(axis=0).all():
         usable, source = search.metrics_KT, "worst of the samples on each task"
     sign = np.where(goals.maximise, 1.0, -1.0)
     reference = np.nanmin(usable * sign, axis=0) * sign

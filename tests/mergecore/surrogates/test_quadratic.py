@@ -15,7 +15,7 @@ from scipy.optimize import least_squares
 from mergecore.errors import InputError, NumericalError
 from mergecore.sampling import sample
 from mergecore.surrogates import QuadraticSurrogate, fit_quadratic
-from mergecore.surrogates.least_squares import Basis, parameter_count, solve
+from mergecore.surrogates.least_squares import Basis, _leverage, parameter_count, solve
 from mergecore.surrogates.links import Link
 from mergecore.surrogates.quadratic import r_squared, stack_quadratics
 
@@ -247,6 +247,16 @@ class TestLeaveOneOut:
         assert fit.press_r2 < fit.train_r2
         unexplained = 1 - r_squared(m, left_out)
         assert 1 - fit.press_r2 == pytest.approx(unexplained, rel=0.05)
+
+    @pytest.mark.parametrize("collinear", [False, True])
+    @pytest.mark.parametrize("penalty", [0.0, 0.3])
+    def test_leverage_is_the_diagonal_of_the_hat_matrix(self, collinear: bool, penalty: float) -> None:
+        """Of full rank and, by a repeated column, of a lower one."""
+        J = np.random.default_rng(0).normal(size=(12, 4))
+        if collinear:
+            J[:, 3] = J[:, 1]
+        hat = J @ np.linalg.pinv(J.T @ J + penalty * np.diag([0.0, 1.0, 1.0, 1.0])) @ J.T
+        np.testing.assert_allclose(_leverage(J, penalty), np.diag(hat), atol=1e-10)
 
     @pytest.mark.parametrize("kind", BOUNDS)
     def test_press_is_undefined_where_every_point_is_needed(self, kind: str) -> None:

@@ -5,44 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
 from mergecore.errors import NumericalError
 from mergecore.fronts.dominance import non_dominated
-from mergecore.sampling import sample
-from mergecore.search.base import Front, Search, SearchOptions
+from mergecore.search.base import Front, SearchOptions
+from mergecore.search.sampled import SampledOptions, SampledSearch
 
 if TYPE_CHECKING:
     from mergecore.config import FrontConfig
 
-PAPER_SAMPLES = {2: 200, 3: 300, 4: 300, 5: 500, 6: 500, 7: 1000, 8: 1000}
-"""Coefficient vectors of direct search (MAP, Tables 2 and 3)."""
 
-
-class DirectOptions(SearchOptions):
+class DirectOptions(SampledOptions):
     """``search:`` of the config for direct search."""
 
     method: Literal["direct"] = "direct"
-    samples: int | None = Field(None, ge=1, description="Coefficient vectors to evaluate; default: the paper's budget.")
-    sampler: Literal["sobol", "uniform", "simplex"] = "sobol"
 
 
-class DirectSearch(Search):
-    """Asks once for K samples; the front is the non-dominated part of them, all real."""
+class DirectSearch(SampledSearch):
+    """The front is the non-dominated part of the samples, all real (budgets: MAP, Tables 2 and 3)."""
 
     Options: ClassVar[type[SearchOptions]] = DirectOptions
-    options: DirectOptions
-
-    @property
-    def budget(self) -> int:
-        """K: given, or the paper's for N models (1000 past 8)."""
-        return self.options.samples or PAPER_SAMPLES.get(self.models, 1000)
-
-    def ask(self) -> np.ndarray:
-        """All K samples the first time, nothing afterwards."""
-        if len(self.coefficients_KN):
-            return np.empty((0, self.models))
-        return sample(self.options.sampler, self.budget, box=self.box_N2, seed=self.options.seed)
+    paper_samples: ClassVar[dict[int, int]] = {2: 200, 3: 300, 4: 300, 5: 500, 6: 500, 7: 1000, 8: 1000}
 
     def front(self, options: FrontConfig) -> Front:
         """The non-dominated evaluations; rows with a failed metric take no part."""

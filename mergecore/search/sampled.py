@@ -1,0 +1,44 @@
+"""What methods share that evaluate one sample of the box and then look at it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from mergecore.sampling import sample
+from mergecore.search.base import Search, SearchOptions
+
+
+class SampledOptions(SearchOptions):
+    """How many coefficient vectors, drawn how."""
+
+    samples: int | None = Field(None, ge=1, description="Coefficient vectors to evaluate; default: the paper's budget.")
+    sampler: Literal["sobol", "uniform", "simplex"] = "sobol"
+
+
+class SampledSearch(Search):
+    """Asks once for all its samples.
+
+    Class attributes:
+        paper_samples: the paper's budget for N models.
+    """
+
+    paper_samples: ClassVar[dict[int, int]]
+    options: SampledOptions
+
+    def default_budget(self) -> int:
+        """Samples for numbers of models that the paper has no budget for."""
+        return max(self.paper_samples.values())
+
+    @property
+    def budget(self) -> int:
+        """K: given, or the paper's for N models, or `default_budget`."""
+        return self.options.samples or self.paper_samples.get(self.models) or self.default_budget()
+
+    def ask(self) -> np.ndarray:
+        """All K samples the first time, nothing afterwards."""
+        if len(self.coefficients_KN):
+            return np.empty((0, self.models))
+        return sample(self.options.sampler, self.budget, box=self.box_N2, seed=self.options.seed)

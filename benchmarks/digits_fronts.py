@@ -97,7 +97,7 @@ def compare_searches(study: Study, measurer: Measurer, seed: int) -> dict[str, f
         "direct's GD": generational_distance(direct_front.real_PT, best),
         "direct's IGD": inverted_generational_distance(direct_front.real_PT, best),
         "hypervolume / direct's": volume(real) / volume(direct_front.real_PT),
-        "|predicted - real|": float(np.abs(predicted - real).mean()),
+        "abs(predicted - real)": float(np.abs(predicted - real).mean()),
         "front s": front_seconds,
     }
 

@@ -13,7 +13,7 @@ import torch
 from mergecore.architectures import build_module
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Evaluator
-from mergecore.study import Study, make_evaluator
+from mergecore.study import Study
 from mergecore.task_matrix import open_task_matrix
 
 
@@ -68,7 +68,7 @@ class CandidateEvaluator:
         started = time.perf_counter()
         try:
             if index not in self._evaluators:
-                self._evaluators[index] = make_evaluator(item, self._study.home)
+                self._evaluators[index] = item.evaluator()
             found = self._evaluators[index].evaluate(candidate)
         except InputError:
             raise  # wrong for every candidate: no fact about this one, and to be mended by the user

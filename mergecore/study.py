@@ -24,7 +24,7 @@ from mergecore.checkpoints import Checkpoint, open_checkpoint
 from mergecore.config import DatasetConfig, StudyConfig, TaskConfig
 from mergecore.errors import InputError
 from mergecore.evaluators import EVALUATORS
-from mergecore.evaluators.base import Evaluator
+from mergecore.evaluators.base import Context, Evaluator
 from mergecore.search import SEARCHES, Objectives, Search
 from mergecore.task_matrix import build_task_matrix, check_mergeable
 
@@ -39,7 +39,12 @@ class Measured:
     task: TaskConfig
     dataset: DatasetConfig | None
     held_out: bool
-    key: str
+    context: Context
+    key: str = ""
+
+    def evaluator(self) -> Evaluator:
+        """A new evaluator of this task; it opens data, so keep it."""
+        return EVALUATORS.get(self.task.evaluator)(self.task, self.dataset, self.context)
 
     @property
     def label(self) -> str:
@@ -148,11 +153,6 @@ def new_search(config: StudyConfig) -> Search:
     return cls(config.search, models=len(config.models), objectives=objectives_of(config))
 
 
-def make_evaluator(item: Measured, home: Path) -> Evaluator:
-    """The evaluator of one measured task."""
-    return EVALUATORS.get(item.task.evaluator)(item.task, item.dataset, home=home)
-
-
 def prepare(config: StudyConfig, home: Path, *, progress: Callable[[int, int], None] | None = None) -> Study:
     """Open everything, check that it fits, and build (or map) the task matrix.
 
@@ -176,7 +176,8 @@ def prepare(config: StudyConfig, home: Path, *, progress: Callable[[int, int], N
         "task_matrix": matrix.key,
     }
     folder = home / "task_matrices" / matrix.key
-    return Study(config, home, folder, matrix.key, base.folder, tuple(measured), fingerprints)
+    keyed = (replace(item, context=replace(item.context, weights_key=matrix.key)) for item in measured)
+    return Study(config, home, folder, matrix.key, base.folder, tuple(keyed), fingerprints)
 
 
 def check(config: StudyConfig, home: Path) -> CheckResult:
@@ -210,7 +211,7 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         worker_bytes=parameters * 4,
         coefficient_vectors=vectors,
         evaluations=vectors * len(config.tasks) + (config.front.verify + len(models) + 1) * held_out,
-        examples={item.label: make_evaluator(item, home).examples for item in measured},
+        examples={item.label: item.evaluator().examples for item in measured},
         warnings=tuple(warnings),
     )
 
@@ -233,15 +234,16 @@ def _open(config: StudyConfig, home: Path) -> tuple[Checkpoint, dict[str, Checkp
     base = open_checkpoint(config.base, home=home)
     models = {model.name: open_checkpoint(model.source, home=home) for model in config.models}
     check_mergeable(base, models)
-    wanted = [Measured(task, task.dataset, False, "") for task in config.tasks]
+    context = Context(home, base=config.base, base_folder=base.folder)
+    wanted = [Measured(task, task.dataset, False, context) for task in config.tasks]
     wanted += [
-        Measured(task, task.dataset.model_copy(update={"split": task.dataset.test_split, "limit": None}), True, "")
+        Measured(task, task.dataset.model_copy(update={"split": task.dataset.test_split, "limit": None}), True, context)
         for task in config.tasks
         if task.dataset is not None and task.dataset.test_split is not None
     ]
     measured = []
     for item in wanted:
-        evaluator = make_evaluator(item, home)
+        evaluator = item.evaluator()
         if evaluator.needs_network:
             architecture(base.folder, config.base)
         evaluator.check(base)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,12 +23,52 @@ class Candidate:
     Attributes:
         coefficients: [N] scaling coefficients.
         weights: the state dict; views that the next merge overwrites, so copy what is kept.
-        module: builds (once) and returns the network whose parameters are those views, in evaluation mode.
+        module: builds (once) and returns the network whose parameters are those views, in evaluation mode, on
+            ``device``, with the head of the task that is measured.
+        device: where weights and network live.
+        precision: what matrix products are computed in: "float32", or "bfloat16"/"float16" under autocast.
     """
 
     coefficients: np.ndarray
     weights: Mapping[str, torch.Tensor]
     module: Callable[[], torch.nn.Module]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: str = "float32"
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients, and autocast when the precision asks for it; every forward pass runs inside."""
+        with torch.inference_mode():
+            if self.precision == "float32":
+                yield
+            else:
+                with torch.autocast(self.device.type, dtype=getattr(torch, self.precision)):
+                    yield
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where an evaluator finds what belongs to its study.
+
+    Attributes:
+        home: MERGECORE_HOME; decoded data is cached under it.
+        base: the base checkpoint as the user wrote it, for messages.
+        base_folder: folder with config, tokenizer and processor files of the base, if it has one.
+        head_folder: folder of the fine-tuned model whose head measures this task; None when heads are merged or
+            there are none.
+        weights_key: content key of base and task vectors; what is derived from frozen weights is cached under it.
+    """
+
+    home: Path
+    base: str = ""
+    base_folder: Path | None = None
+    head_folder: Path | None = None
+    weights_key: str = ""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder whose config.json describes the network that the task is measured on."""
+        return self.head_folder or self.base_folder
 
 
 @dataclass(frozen=True)
@@ -61,13 +102,13 @@ class Evaluator(ABC):
     needs_network: ClassVar[bool] = True
 
     @abstractmethod
-    def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, *, home: Path) -> None:
+    def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, context: Context) -> None:
         """Load what the task needs.
 
         Args:
             task: the task; ``task.dataset`` names the data for the search.
             dataset: the data to measure on; differs from ``task.dataset`` by split when held-out numbers are wanted.
-            home: MERGECORE_HOME.
+            context: home folder, and where tokenizer and processor files lie.
 
         Raises:
             InputError: data or arguments cannot be used.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mergecore.data import load_arrays
 from mergecore.errors import InputError
-from mergecore.evaluators.base import Candidate, Evaluator, Measurement
+from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement
 from mergecore.evaluators.metrics import classification_metrics
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class ImageClassification(Evaluator):
     metrics: ClassVar[tuple[str, ...] | None] = ("accuracy", "balanced_accuracy", "cross_entropy")
     version: ClassVar[int] = 1
 
-    def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, *, home: Path) -> None:
+    def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, context: Context) -> None:
         if dataset is None:
             raise InputError(f"The task {task.name!r} names no dataset.", "Add 'dataset: {path: …, split: …}'.")
         try:
@@ -52,7 +51,9 @@ class ImageClassification(Evaluator):
         if len(self._args.mean) != len(self._args.std):
             raise InputError(f"The task {task.name!r}: args.mean and args.std differ in length.")
         self._name = task.name
-        self._data = load_arrays(dataset.path, split=dataset.split, limit=dataset.limit, seed=dataset.seed, home=home)
+        self._data = load_arrays(
+            dataset.path, split=dataset.split, limit=dataset.limit, seed=dataset.seed, home=context.home
+        )
         if self._data.x.dtype != np.uint8 and self._data.x.ndim != 4:
             raise InputError(
                 f"The images of {dataset.path!r} have the shape {list(self._data.x.shape)}, not [n, C, H, W]."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mergecore.data import locate_data
 from mergecore.errors import InputError
-from mergecore.evaluators.base import Candidate, Evaluator, Measurement
+from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement
 from mergecore.files import file_digest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class PythonCallable(Evaluator):
     version: ClassVar[int] = 1
     needs_network: ClassVar[bool] = False
 
-    def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, *, home: Path) -> None:
+    def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, context: Context) -> None:
         arguments = dict(task.args)
         address = arguments.pop("function", None)
         self._task = task
@@ -41,7 +41,7 @@ class PythonCallable(Evaluator):
         self._source = _source_digest(self._function)
         self._data_digest = ""
         if dataset is not None:
-            file = locate_data(dataset.path, home)
+            file = locate_data(dataset.path, context.home)
             self._data_digest = file_digest(file)
             arguments |= {"dataset": str(file), "split": dataset.split}
         self._arguments = arguments

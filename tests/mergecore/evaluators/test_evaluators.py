@@ -13,9 +13,9 @@ from mergecore.config import TaskConfig, parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.evaluators import EVALUATORS
-from mergecore.evaluators.base import Candidate
+from mergecore.evaluators.base import Candidate, Context
 from mergecore.evaluators.metrics import classification_metrics
-from mergecore.study import make_evaluator, prepare
+from mergecore.study import prepare
 
 CALLABLES = '''
 import math
@@ -66,13 +66,13 @@ class TestContract:
         assert not first.reason
         assert first.metrics == again.metrics
         assert task.metric in first.metrics
-        one, two = (make_evaluator(study.measured[0], home) for _ in range(2))
+        one, two = (study.measured[0].evaluator() for _ in range(2))
         assert one.key == two.key == study.measured[0].key
 
     def test_measures_what_it_says(self, name, pico_vit, callables, home) -> None:
         evaluator = EVALUATORS.get(name)
         task = task_for(name, pico_vit, callables)
-        made = evaluator(task, task.dataset, home=home)
+        made = evaluator(task, task.dataset, Context(home))
         assert evaluator.metrics is None or task.metric in evaluator.metrics
         assert made.examples >= 0
         assert isinstance(evaluator.version, int)
@@ -122,7 +122,7 @@ def test_bytes_and_floats_are_the_same_images(tmp_path: Path, home: Path) -> Non
         task = TaskConfig.model_validate(
             {"name": "t", "dataset": {"path": str(tmp_path / f"{name}.npz")}, "args": args}
         )
-        EVALUATORS.get("image_classification")(task, task.dataset, home=home).evaluate(
+        EVALUATORS.get("image_classification")(task, task.dataset, Context(home)).evaluate(
             Candidate(np.zeros(2), {}, lambda: Spy())
         )
     assert seen[0].shape == (6, 3, 8, 8)
@@ -173,15 +173,15 @@ def test_faults_of_the_python_evaluator(callables, home, args, message) -> None:
     args = {key: value.replace("MODULE", callables) if isinstance(value, str) else value for key, value in args.items()}
     task = TaskConfig.model_validate({"name": "t", "evaluator": "python", "args": args})
     with pytest.raises(InputError, match=message):
-        EVALUATORS.get("python")(task, None, home=home)
+        EVALUATORS.get("python")(task, None, Context(home))
 
 
 def test_key_follows_the_source_of_the_function(tmp_path, callables, home) -> None:
     task = TaskConfig.model_validate({"name": "t", "evaluator": "python", "args": {"function": f"{callables}:norm"}})
-    before = EVALUATORS.get("python")(task, None, home=home).key
+    before = EVALUATORS.get("python")(task, None, Context(home)).key
     file = tmp_path / f"{callables}.py"
     file.write_text(file.read_text() + "\n# changed\n")
-    assert EVALUATORS.get("python")(task, None, home=home).key != before
+    assert EVALUATORS.get("python")(task, None, Context(home)).key != before
 
 
 @pytest.mark.parametrize(
@@ -195,4 +195,4 @@ def test_key_follows_the_source_of_the_function(tmp_path, callables, home) -> No
 def test_faults_of_image_classification(pico_vit, callables, home, changes, message) -> None:
     task = task_for("image_classification", pico_vit, callables, **changes)
     with pytest.raises(InputError, match=message):
-        EVALUATORS.get("image_classification")(task, task.dataset, home=home)
+        EVALUATORS.get("image_classification")(task, task.dataset, Context(home))

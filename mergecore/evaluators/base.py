@@ -57,6 +57,7 @@ class Context:
         head_folder: folder of the fine-tuned model whose head measures this task; None when heads are merged or
             there are none.
         weights_key: content key of base and task vectors; what is derived from frozen weights is cached under it.
+        architecture: how the network is built when no config.json says so, such as "open_clip:ViT-B-32".
     """
 
     home: Path
@@ -64,6 +65,7 @@ class Context:
     base_folder: Path | None = None
     head_folder: Path | None = None
     weights_key: str = ""
+    architecture: str = ""
 
     @property
     def folder(self) -> Path | None:

@@ -26,6 +26,16 @@ SOURCES = Registry(
 """Prefixes of the form ``digits:upright``; each entry is ``(rest, home) -> path`` of a folder or file."""
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".th", ".ckpt")
+ADAPTER_CONFIG = "adapter_config.json"
+STEMS = (
+    ("model", ".safetensors"),
+    ("open_clip_model", ".safetensors"),
+    ("pytorch_model", ".bin"),
+    ("open_clip_pytorch_model", ".bin"),
+    ("adapter_model", ".safetensors"),
+    ("adapter_model", ".bin"),
+)
+"""Weights files of hub folders, in the order in which they are looked for: safetensors before torch files."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.json", "*.txt", "*.model"]
 SAFETENSORS_CODES = {
@@ -81,6 +91,16 @@ class Checkpoint:
     _readers: dict[str, Callable[[str], torch.Tensor]] = field(repr=False)
     _files: list[Path] = field(repr=False, default_factory=list)
     folder: Path | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether these are the factors of a PEFT adapter and not a network's weights."""
+        return any(path.stem.startswith("adapter_model") for path in self._files)
+
+    @property
+    def file_stem(self) -> str:
+        """Name of the weights file of its folder, so that an export is found by the same loader."""
+        return self._files[0].name.split("-00")[0].split(".")[0] if self._files and self.folder else "model"
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor ``name``, on the CPU, in its own dtype."""
@@ -213,8 +233,8 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _open_folder(folder: Path, source: str) -> Checkpoint:
-    """A model folder in the hub's format: one file, or shards with an index; safetensors before torch files."""
-    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+    """A model or adapter folder in the hub's format: one file, or shards with an index."""
+    for stem, suffix in STEMS:
         index = folder / f"{stem}{suffix}.index.json"
         single = folder / f"{stem}{suffix}"
         if single.is_file():
@@ -231,7 +251,8 @@ def _open_folder(folder: Path, source: str) -> Checkpoint:
         checkpoint.folder = folder
         return checkpoint
     raise InputError(
-        f"The folder {source!r} holds no model.safetensors, pytorch_model.bin or index of shards.",
+        f"The folder {source!r} holds no model.safetensors, pytorch_model.bin, adapter_model.safetensors or index of "
+        "shards.",
         "Is it a checkpoint saved with save_pretrained?",
     )
 

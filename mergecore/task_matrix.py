@@ -1,11 +1,14 @@
 """One algebra for every linear merge: theta(c) = theta_pre + V c.
 
 `TaskMatrix` stores the base and the task vectors v_n = theta_n - theta_pre as flat, memory-mapped buffers; `merge` is
-the one kernel that adds them up. Shape suffixes: N models, P stored elements, G blocks, S elements of one tile.
+the one kernel that adds them up. Shape suffixes: N models, M of them with full tensors of their own, P stored elements,
+D of them with a difference in full, R ranks of all adapters together, G blocks, S elements of one tile.
 
 What is stored, tensor by tensor:
 
-* floating point, different from the base in at least one model: base and task vectors, in the buffers;
+* floating point, different from the base in at least one model: the base and M differences, in the buffers; the base's
+  own 16-bit format is kept where all of these tensors have it;
+* changed by adapters: the base and the factors, never their product;
 * identical in all checkpoints (frozen), or not floating point (step counters, position ids): the base's tensor, once.
   Integers are never averaged;
 * floating-point buffers (running means of batch norm) are merged like parameters;
@@ -14,6 +17,7 @@ What is stored, tensor by tensor:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,25 +30,35 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from mergecore.checkpoints import DTYPES, Checkpoint, Fingerprint, write_safetensors
+from mergecore.adapters import LowRankUpdate
+from mergecore.checkpoints import DTYPES, Checkpoint, Fingerprint, TensorInfo, write_safetensors
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder
 from mergecore.transforms import TRANSFORMS
 
-FORMAT = 1
+FORMAT = 2
 ALIGNMENT = 16  # elements; every tensor starts on a cache line
 TILE = 1 << 16  # elements; a tile of the sum stays in the second-level cache while N task vectors pass over it
+DEVICE_TILE = 1 << 24  # elements; on an accelerator few large steps cost less than many small ones
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one merged tensor lies in the buffers."""
+    """Where one merged tensor lies in the buffers.
+
+    Attributes:
+        tied: further names of the same tensor.
+        dense: whether some model's difference is stored in full.
+        low_rank: whether some adapter changes it.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     offset: int
     tied: tuple[str, ...] = ()
+    dense: bool = True
+    low_rank: bool = False
 
     @property
     def size(self) -> int:
@@ -54,10 +68,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """Names, shapes, dtypes and offsets of the merged tensors, in the base's order."""
+    """Names, shapes, dtypes and offsets of the merged tensors: those with differences in full, then the others.
+
+    Attributes:
+        models: names of the N models.
+        entries: in the base's order within each of the two groups.
+        dense_models: indices of the M models with differences in full.
+    """
 
     models: tuple[str, ...]
     entries: tuple[Entry, ...]
+    dense_models: tuple[int, ...]
 
     @property
     def length(self) -> int:
@@ -65,18 +86,26 @@ class Layout:
         last = self.entries[-1] if self.entries else None
         return _aligned(last.offset + last.size) if last else 0
 
+    @property
+    def dense_length(self) -> int:
+        """D: elements with differences in full, at the front of the row."""
+        return max((_aligned(entry.offset + entry.size) for entry in self.entries if entry.dense), default=0)
+
     def blocks(self, block_of: Callable[[str], str]) -> BlockMap:
         """Group the tensors by a rule from parameter name to block name; blocks are numbered as they first appear."""
         names: dict[str, int] = {}
         segments: list[tuple[int, int, int]] = []
-        for entry in self.entries:
+        low_rank: list[tuple[int, int]] = []
+        for index, entry in enumerate(self.entries):
             block = names.setdefault(block_of(entry.name), len(names))
             stop = _aligned(entry.offset + entry.size)
-            if segments and segments[-1][2] == block:
+            if entry.low_rank:
+                low_rank.append((index, block))
+            elif segments and segments[-1][1:] == (entry.offset, block):
                 segments[-1] = (segments[-1][0], stop, block)
             else:
                 segments.append((entry.offset, stop, block))
-        return BlockMap(tuple(names), tuple(segments))
+        return BlockMap(tuple(names), tuple(segments), tuple(low_rank))
 
 
 @dataclass(frozen=True)
@@ -85,11 +114,30 @@ class BlockMap:
 
     Attributes:
         names: the G blocks; row g of coefficients [G, N] belongs to ``names[g]``.
-        segments: (start, stop, g), covering the buffer once.
+        segments: (start, stop, g), covering the tensors that no adapter changes once.
+        low_rank: (index of the entry, g) of the others.
     """
 
     names: tuple[str, ...]
     segments: tuple[tuple[int, int, int], ...]
+    low_rank: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What adapters add to one tensor [rows, cols]: left · diag(c[owner] · scale) · right.
+
+    Attributes:
+        left: [rows, R], the adapters' left factors side by side.
+        right: [R, cols].
+        owner: [R], the model that each rank belongs to.
+        scale: [R], float32.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    owner: torch.Tensor
+    scale: torch.Tensor
 
 
 class TaskMatrix:
@@ -97,8 +145,9 @@ class TaskMatrix:
 
     Attributes:
         layout: where each tensor lies.
-        base_P: theta_pre, float32.
-        deltas_NP: V transposed, one task vector a row, float32, bfloat16 or float16.
+        base_P: theta_pre, float32, bfloat16 or float16.
+        deltas_MD: V transposed, one task vector a row, float32, bfloat16 or float16.
+        factors: index of an entry to what adapters add to it.
         frozen: tensors that every candidate takes from the base.
         key: content key: checkpoints, transform and storage format.
     """
@@ -107,16 +156,18 @@ class TaskMatrix:
         self,
         layout: Layout,
         base_P: torch.Tensor,
-        deltas_NP: torch.Tensor,
+        deltas_MD: torch.Tensor,
+        factors: Mapping[int, Factors],
         frozen: Mapping[str, torch.Tensor],
         key: str,
     ) -> None:
         self.layout = layout
         self.base_P = base_P
-        self.deltas_NP = deltas_NP
+        self.deltas_MD = deltas_MD
+        self.factors = factors
         self.frozen = frozen
         self.key = key
-        self._scratch: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._scratch: dict[int, torch.Tensor] = {}
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -127,9 +178,31 @@ class TaskMatrix:
     def _one_block(self) -> BlockMap:
         return self.layout.blocks(lambda name: "all")
 
+    @property
+    def device(self) -> torch.device:
+        """Where the buffers are."""
+        return self.base_P.device
+
+    @property
+    def nbytes(self) -> int:
+        """Size of base, differences, factors and frozen tensors."""
+        factors = [tensor for found in self.factors.values() for tensor in (found.left, found.right)]
+        return sum(tensor.nbytes for tensor in (self.base_P, self.deltas_MD, *factors, *self.frozen.values()))
+
+    def to(self, device: torch.device) -> TaskMatrix:
+        """A copy on ``device``; itself when it is there already."""
+        if device == self.device:
+            return self
+        factors = {
+            index: Factors(f.left.to(device), f.right.to(device), f.owner.to(device), f.scale.to(device))
+            for index, f in self.factors.items()
+        }
+        frozen = {name: tensor.to(device) for name, tensor in self.frozen.items()}
+        return TaskMatrix(self.layout, self.base_P.to(device), self.deltas_MD.to(device), factors, frozen, self.key)
+
     def new_candidate(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """A buffer [P] for `merge` to write into, again and again."""
-        return torch.zeros(self.layout.length, dtype=dtype)
+        """A buffer [P] on the matrix's device for `merge` to write into, again and again."""
+        return torch.zeros(self.layout.length, dtype=dtype, device=self.device)
 
     def merge(
         self,
@@ -153,16 +226,21 @@ class TaskMatrix:
         """
         c_GN = self._checked(coefficients, blocks)
         out = self.new_candidate() if out is None else out
-        segments = (blocks or self._one_block).segments
-        tiles = [(s, min(s + TILE, stop), g) for start, stop, g in segments for s in range(start, stop, TILE)]
-        threads = min(torch.get_num_threads(), len(tiles))
+        c_GM = c_GN[:, list(self.layout.dense_models)]
+        found = blocks or self._one_block
+        tile = TILE if self.device.type == "cpu" else DEVICE_TILE
+        tiles = [(s, min(s + tile, stop), g) for start, stop, g in found.segments for s in range(start, stop, tile)]
+        threads = min(torch.get_num_threads(), len(tiles)) if self.device.type == "cpu" else 1
         if threads <= 1:
-            self._merge_tiles(tiles, c_GN, out, 0)
+            self._merge_tiles(tiles, c_GM, out, 0)
         else:
             # one matrix-vector product uses one core: each thread takes a contiguous share of the tiles
             shares = [tiles[len(tiles) * i // threads : len(tiles) * (i + 1) // threads] for i in range(threads)]
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(self._merge_tiles, shares, [c_GN] * threads, [out] * threads, range(threads)))
+                list(pool.map(self._merge_tiles, shares, [c_GM] * threads, [out] * threads, range(threads)))
+        with torch.inference_mode():
+            for index, block in found.low_rank:
+                self._merge_low_rank(index, c_GN[block], c_GM[block], out)
         return out
 
     def named(self, candidate_P: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -181,29 +259,57 @@ class TaskMatrix:
             raise InputError(f"Coefficients of shape {list(c.shape)} where {list(expected)} is needed.")
         if not torch.isfinite(c).all():
             raise InputError("A scaling coefficient is not finite.")
-        return c.view(-1, len(self.models))
+        return c.view(-1, len(self.models)).to(self.device)
 
     def _merge_tiles(
-        self, tiles: list[tuple[int, int, int]], c_GN: torch.Tensor, out_P: torch.Tensor, thread: int
+        self, tiles: list[tuple[int, int, int]], c_GM: torch.Tensor, out_P: torch.Tensor, thread: int
     ) -> None:
-        direct_in = self.deltas_NP.dtype == torch.float32
-        direct_out = out_P.dtype == torch.float32
-        delta_NS, sum_S = (None, None) if direct_in and direct_out else self._thread_scratch(thread)
         with torch.inference_mode():
             for start, stop, block in tiles:
-                tile_NS = self.deltas_NP[:, start:stop]
-                if not direct_in:
-                    assert delta_NS is not None
-                    tile_NS = delta_NS[:, : stop - start].copy_(tile_NS)
-                target_S = out_P[start:stop] if direct_out else sum_S[: stop - start]  # type: ignore[index]
-                torch.addmv(self.base_P[start:stop], tile_NS.T, c_GN[block], out=target_S)
-                if not direct_out:
-                    out_P[start:stop].copy_(target_S)
+                self._sum(start, stop, c_GM[block], out_P[start:stop], thread)
 
-    def _thread_scratch(self, thread: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if thread not in self._scratch:
-            self._scratch[thread] = (torch.empty(len(self.models), TILE), torch.empty(TILE))
-        return self._scratch[thread]
+    def _sum(self, start: int, stop: int, c_M: torch.Tensor, out_S: torch.Tensor, thread: int) -> None:
+        """theta_pre + the differences in full, over one tile; float32 inside whatever is stored."""
+        base_S, deltas_MS = self.base_P[start:stop], self.deltas_MD[:, start:stop]
+        if base_S.dtype == deltas_MS.dtype == out_S.dtype == torch.float32:
+            torch.addmv(base_S, deltas_MS.T, c_M, out=out_S)
+            return
+        scratch = self._thread_scratch(thread, stop - start)
+        if base_S.dtype != torch.float32:
+            base_S = scratch[0].copy_(base_S)
+        if deltas_MS.dtype != torch.float32:
+            deltas_MS = scratch[2:].copy_(deltas_MS)
+        if out_S.dtype == torch.float32:
+            torch.addmv(base_S, deltas_MS.T, c_M, out=out_S)
+        else:
+            out_S.copy_(torch.addmv(base_S, deltas_MS.T, c_M, out=scratch[1]))
+
+    def _thread_scratch(self, thread: int, size: int) -> torch.Tensor:
+        """[2 + M, size] float32: base, sum, differences."""
+        if thread not in self._scratch or self._scratch[thread].shape[1] < size:
+            rows = 2 + len(self.layout.dense_models)
+            self._scratch[thread] = torch.empty(rows, size, device=self.device)
+        return self._scratch[thread][:, :size]
+
+    def _merge_low_rank(self, index: int, c_N: torch.Tensor, c_M: torch.Tensor, out_P: torch.Tensor) -> None:
+        """One tensor that adapters change, some rows at a time so that the float32 sum stays small."""
+        entry, factors = self.layout.entries[index], self.factors[index]
+        weight_R = c_N[factors.owner] * factors.scale
+        right_RC = factors.right.to(torch.float32)
+        cols = right_RC.shape[1]
+        step = max(1, (16 * TILE if self.device.type == "cpu" else DEVICE_TILE) // cols)
+        for row in range(0, len(factors.left), step):
+            left_SR = factors.left[row : row + step].to(torch.float32) * weight_R
+            start = entry.offset + row * cols
+            out_S = out_P[start : start + len(left_SR) * cols]
+            sum_S = out_S if out_S.dtype == torch.float32 else torch.empty(len(out_S), device=self.device)
+            if entry.dense:
+                self._sum(start, start + len(out_S), c_M, sum_S, 0)
+            else:
+                sum_S.copy_(self.base_P[start : start + len(out_S)])
+            sum_S.view(-1, cols).addmm_(left_SR, right_RC)
+            if sum_S is not out_S:
+                out_S.copy_(sum_S)
 
 
 def task_matrix_key(
@@ -242,7 +348,8 @@ def check_mergeable(base: Checkpoint, models: Mapping[str, Checkpoint]) -> None:
                 raise InputError(
                     f"The tensor {key!r} has the shape {list(other.shape)} in the model {name!r}, "
                     f"but {list(info.shape)} in the base.",
-                    "A resized vocabulary or a head of its own? Such a tensor cannot be merged.",
+                    "A resized vocabulary ('merge: {vocabulary: common}' merges the common rows) or a head of its own "
+                    "('merge: {heads: [pattern]}' keeps it apart)?",
                 )
             if info.dtype.is_floating_point != other.dtype.is_floating_point:
                 raise InputError(f"The tensor {key!r} is {other} in the model {name!r}, but {info} in the base.")
@@ -261,21 +368,32 @@ def plan_layout(
     Returns:
         The layout and the names of the frozen tensors.
     """
-    entries: dict[tuple[str, ...], Entry] = {}
+    kinds: dict[tuple[str, ...], tuple[list[str], bool, bool]] = {}
     frozen: list[str] = []
-    offset = 0
+    changed_in_full: set[int] = set()
     for name, info in base.tensors.items():
         contents = tuple(print_.tensors[name] for print_ in prints)
         if not info.dtype.is_floating_point or len(set(contents)) == 1 or not int(np.prod(info.shape)):
             frozen.append(name)
-        elif contents in entries:
-            first = entries[contents]
-            entries[contents] = Entry(first.name, first.shape, first.dtype, first.offset, (*first.tied, name))
+        elif contents in kinds:
+            kinds[contents][0].append(name)
         else:
-            entry = Entry(name, info.shape, info.dtype, offset)
-            entries[contents] = entry
-            offset = _aligned(offset + entry.size)
-    return Layout(tuple(models), tuple(entries.values())), frozen
+            adapted = [name in low_rank_updates(model) for model in models.values()]
+            in_full = {n for n in range(len(models)) if contents[n + 1] != contents[0] and not adapted[n]}
+            changed_in_full |= in_full
+            kinds[contents] = ([name], bool(in_full), any(adapted))
+    entries: list[Entry] = []
+    offset = 0
+    for names, dense, low_rank in sorted(kinds.values(), key=lambda kind: not kind[1]):  # stable: the base's order
+        info = base.tensors[names[0]]
+        entries.append(Entry(names[0], info.shape, info.dtype, offset, tuple(names[1:]), dense, low_rank))
+        offset = _aligned(offset + entries[-1].size)
+    return Layout(tuple(models), tuple(entries), tuple(sorted(changed_in_full))), frozen
+
+
+def low_rank_updates(model: Checkpoint) -> Mapping[str, LowRankUpdate]:
+    """Tensors that a model changes by a low-rank product (`mergecore.alignment`); empty for a plain checkpoint."""
+    return getattr(model, "updates", {})
 
 
 def build_task_matrix(
@@ -326,18 +444,34 @@ def open_task_matrix(
     """Map a task matrix that `build_task_matrix` wrote; pages are shared by all processes of a node."""
     meta = json.loads((folder / "layout.json").read_text())
     entries = tuple(
-        Entry(e["name"], tuple(e["shape"]), DTYPES[e["dtype"]], e["offset"], tuple(e["tied"])) for e in meta["entries"]
+        Entry(
+            e["name"], tuple(e["shape"]), DTYPES[e["dtype"]], e["offset"], tuple(e["tied"]), e["dense"], e["low_rank"]
+        )
+        for e in meta["entries"]
     )
-    layout = Layout(models or tuple(meta["models"]), entries)
-    length, count = layout.length, len(layout.models)
-    storage = DTYPES[meta["storage"]]
-    base = torch.from_file(str(folder / "base.bin"), shared=writable, size=length, dtype=torch.float32)
-    deltas = torch.from_file(str(folder / "deltas.bin"), shared=writable, size=length * count, dtype=storage)
+    layout = Layout(models or tuple(meta["models"]), entries, tuple(meta["dense_models"]))
+    rows, dense = len(layout.dense_models), layout.dense_length
+    base = _map(folder / "base.bin", layout.length, DTYPES[meta["base_storage"]], writable)
+    deltas = _map(folder / "deltas.bin", rows * dense, DTYPES[meta["storage"]], writable).view(rows, dense)
+    factors: dict[int, Factors] = {}
+    if meta["ranks"]:
+        with safe_open(folder / "factors.safetensors", framework="pt") as handle:
+            for index, ranks in ((int(text), found) for text, found in meta["ranks"].items()):
+                owner = torch.tensor([model for model, rank, _ in ranks for _ in range(rank)])
+                scale = torch.tensor([scale for _, rank, scale in ranks for _ in range(rank)], dtype=torch.float32)
+                left, right = (handle.get_tensor(f"{index}.{side}") for side in ("left", "right"))
+                factors[index] = Factors(left, right, owner, scale)
     frozen: dict[str, torch.Tensor] = {}
     if (folder / "frozen.safetensors").is_file():
         with safe_open(folder / "frozen.safetensors", framework="pt") as handle:
             frozen = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    return TaskMatrix(layout, base, deltas.view(count, length), frozen, key or folder.name)
+    return TaskMatrix(layout, base, deltas, factors, frozen, key or folder.name)
+
+
+def _map(file: Path, size: int, dtype: torch.dtype, shared: bool) -> torch.Tensor:
+    if not size:
+        return torch.empty(0, dtype=dtype)
+    return torch.from_file(str(file), shared=shared, size=size, dtype=dtype)
 
 
 def _write(
@@ -349,21 +483,27 @@ def _write(
     storage: torch.dtype,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    length = layout.length
-    base_P = torch.from_file(str(folder / "base.bin"), shared=True, size=length, dtype=torch.float32)
-    deltas = torch.from_file(str(folder / "deltas.bin"), shared=True, size=length * len(models), dtype=storage)
-    deltas_NP = deltas.view(len(models), length)
+    formats = {entry.dtype for entry in layout.entries}
+    base_storage = formats.pop() if formats in ({torch.bfloat16}, {torch.float16}) else torch.float32
+    rows, dense = len(layout.dense_models), layout.dense_length
+    base_P = _map(folder / "base.bin", layout.length, base_storage, True)
+    deltas_MD = _map(folder / "deltas.bin", rows * dense, storage, True).view(rows, dense)
     for done, entry in enumerate(layout.entries):
         span = slice(entry.offset, entry.offset + entry.size)
         base_P[span] = base.read(entry.name).reshape(-1)
-        for n, model in enumerate(models):
-            deltas_NP[n, span] = model.read(entry.name).reshape(-1).to(torch.float32) - base_P[span]
+        for row, n in enumerate(layout.dense_models):
+            if entry.dense and entry.name not in low_rank_updates(models[n]):
+                deltas_MD[row, span] = models[n].read(entry.name).reshape(-1).to(torch.float32) - base_P[span]
         if progress:
             progress(done + 1, len(layout.entries))
+    ranks = _write_factors(folder / "factors.safetensors", models, layout)
     if frozen:
         write_safetensors(folder / "frozen.safetensors", {name: base.tensors[name] for name in frozen}, base.read)
     meta = {
         "models": list(layout.models),
+        "dense_models": list(layout.dense_models),
+        "ranks": ranks,
+        "base_storage": str(base_storage).removeprefix("torch."),
         "storage": str(storage).removeprefix("torch."),
         "entries": [
             {
@@ -372,11 +512,38 @@ def _write(
                 "dtype": str(e.dtype).removeprefix("torch."),
                 "offset": e.offset,
                 "tied": list(e.tied),
+                "dense": e.dense,
+                "low_rank": e.low_rank,
             }
             for e in layout.entries
         ],
     }
     (folder / "layout.json").write_text(json.dumps(meta))
+
+
+def _write_factors(file: Path, models: Sequence[Checkpoint], layout: Layout) -> dict[int, list[tuple[int, int, float]]]:
+    """Write the factors of each tensor side by side; which (model, rank, scale) they are, by index of the entry."""
+    found: dict[int, dict[int, LowRankUpdate]] = {}
+    for index, entry in enumerate(layout.entries):
+        updates = {n: low_rank_updates(model).get(entry.name) for n, model in enumerate(models)}
+        if entry.low_rank:
+            found[index] = {n: update for n, update in updates.items() if update is not None}
+    infos: dict[str, TensorInfo] = {}
+    for index, of_models in found.items():
+        shape = layout.entries[index].shape
+        rank = sum(update.rank for update in of_models.values())
+        dtype = functools.reduce(torch.promote_types, (update.dtype for update in of_models.values()))
+        infos[f"{index}.left"] = TensorInfo((shape[0], rank), dtype)
+        infos[f"{index}.right"] = TensorInfo((rank, int(np.prod(shape[1:], dtype=np.int64))), dtype)
+
+    def read(name: str) -> torch.Tensor:
+        index, side = name.split(".")
+        parts = [getattr(update, side)() for update in found[int(index)].values()]
+        return torch.cat(parts, dim=1 if side == "left" else 0)
+
+    if infos:
+        write_safetensors(file, infos, read)
+    return {index: [(n, u.rank, u.scale) for n, u in of_models.items()] for index, of_models in found.items()}
 
 
 def _aligned(count: int) -> int:

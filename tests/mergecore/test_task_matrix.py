@@ -71,7 +71,7 @@ def test_half_storage_is_summed_in_float32(tmp_path: Path, storage: str) -> None
     base, *models = (random_state(seed) for seed in range(9))
     matrix = build(tmp_path, base, models, storage=storage)
     dtype = getattr(torch, storage)
-    assert matrix.deltas_NP.dtype == dtype
+    assert matrix.deltas_MD.dtype == dtype
     rounded = [
         {name: base[name] + (t - base[name]).to(dtype).float() if t.is_floating_point() else t for name, t in m.items()}
         for m in models

@@ -37,10 +37,10 @@ def main() -> None:
     tensors = 80
     size = PARAMETERS // tensors
     entries = tuple(Entry(f"w{i}", (size,), torch.float32, i * size) for i in range(tensors))
-    layout = Layout(tuple(f"m{n}" for n in range(MODELS)), entries)
+    layout = Layout(tuple(f"m{n}" for n in range(MODELS)), entries, tuple(range(MODELS)))
     length = layout.length
     base, deltas = torch.randn(length), torch.randn(MODELS, length)
-    matrix = TaskMatrix(layout, base, deltas, {}, "benchmark")
+    matrix = TaskMatrix(layout, base, deltas, {}, {}, "benchmark")
     out = matrix.new_candidate()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     c = torch.rand(MODELS).numpy()

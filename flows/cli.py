@@ -77,7 +77,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     from flows.terminal import print_check
     from mergecore.config import load_config
     from mergecore.files import home_folder
-    from mergecore.study import check as check_study
+    from mergecore.preflight import check as check_study
 
     study = load_config(config, overrides)
     print_check(study.name, check_study(study, home_folder()))
@@ -92,7 +92,7 @@ def run(config: ConfigFile, overrides: Overrides = None, out: Out = None) -> Non
     from flows.terminal import print_notes, running
     from mergecore.config import load_config
     from mergecore.files import home_folder
-    from mergecore.study import check as check_study
+    from mergecore.preflight import check as check_study
 
     study = load_config(config, overrides)
     print_notes(check_study(study, home_folder()).warnings)

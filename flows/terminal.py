@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mergecore.pick import Pick
+    from mergecore.preflight import CheckResult
     from mergecore.run_folder import RunRecord
-    from mergecore.study import CheckResult
 
 SHOWN_POINTS = 12
 FOREIGN_LOGGERS = ("prefect", "mlflow", "alembic", "ray", "httpx", "urllib3", "transformers", "torch", "pymoo")

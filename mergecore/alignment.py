@@ -19,7 +19,6 @@ Fine-tuned checkpoints rarely hold exactly the base's names. The rules, each tes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,8 @@ from typing import Any, Literal
 import torch
 
 from mergecore.adapters import LowRankUpdate, read_adapter
-from mergecore.checkpoints import Checkpoint, Fingerprint, TensorInfo
+from mergecore.checkpoints import Checkpoint, TensorInfo
+from mergecore.composed import Place, compose
 from mergecore.errors import InputError
 
 Heads = Literal["auto", "merge"] | Sequence[str]
@@ -59,76 +59,6 @@ LEGACY = ((re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias"
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a tensor is read: a tensor of a checkpoint, its rows beyond the model's own taken from the base."""
-
-    checkpoint: Checkpoint
-    name: str
-    padding: tuple[Checkpoint, str] | None = None
-
-    @property
-    def info(self) -> TensorInfo:
-        if self.padding is None:
-            return self.checkpoint.tensors[self.name]
-        base, name = self.padding
-        return TensorInfo(base.tensors[name].shape, self.checkpoint.tensors[self.name].dtype)
-
-    def read(self) -> torch.Tensor:
-        tensor = self.checkpoint.read(self.name)
-        if self.padding is None:
-            return tensor
-        rows = self.padding[0].read(self.padding[1]).to(tensor.dtype)
-        common = min(len(tensor), len(rows))
-        return torch.cat([tensor[:common], rows[common:]])
-
-    def digest(self, cache: Path | None) -> str:
-        own = self.checkpoint.fingerprint(cache).tensors[self.name]
-        if self.padding is None:
-            return own
-        base, name = self.padding
-        return hashlib.sha256(f"{own} padded by {base.fingerprint(cache).tensors[name]}".encode()).hexdigest()
-
-
-@dataclass
-class ComposedCheckpoint(Checkpoint):
-    """A checkpoint put together from tensors of others, under new names; values are still read on demand.
-
-    Attributes:
-        updates: tensors that the model changes by a low-rank product; `read` gives what the product is added to.
-    """
-
-    updates: dict[str, LowRankUpdate] = field(default_factory=dict)
-    _places: dict[str, _Place] = field(repr=False, default_factory=dict)
-
-    def fingerprint(self, cache: Path | None = None) -> Fingerprint:
-        """Digests of the constituents; nothing is read twice."""
-        tensors = {name: place.digest(cache) for name, place in self._places.items()}
-        for name, update in self.updates.items():
-            tensors[name] = hashlib.sha256(f"{tensors[name]} + {update.digest(cache)}".encode()).hexdigest()
-        total = hashlib.sha256(json.dumps(sorted(tensors.items())).encode()).hexdigest()
-        return Fingerprint(total, tensors)
-
-
-def compose(
-    source: str,
-    places: Mapping[str, _Place],
-    *,
-    folder: Path | None = None,
-    updates: Mapping[str, LowRankUpdate] | None = None,
-) -> ComposedCheckpoint:
-    """A checkpoint over ``places``: name to where the tensor is read."""
-    readers: dict[str, Callable[[str], torch.Tensor]] = {name: _reader(place) for name, place in places.items()}
-    tensors = {name: place.info for name, place in places.items()}
-    return ComposedCheckpoint(
-        source, tensors, readers, folder=folder, updates=dict(updates or {}), _places=dict(places)
-    )
-
-
-def _reader(place: _Place) -> Callable[[str], torch.Tensor]:
-    return lambda _: place.read()
-
-
-@dataclass(frozen=True)
 class Head:
     """What one checkpoint keeps for itself, and how its network names the shared body.
 
@@ -136,11 +66,13 @@ class Head:
         checkpoint: the head's tensors, under the names of that network.
         body: name in that network to name in the base.
         folder: folder with that network's config, if there is one.
+        classes: number of classes, where that config describes a network without this head: an adapter's.
     """
 
     checkpoint: Checkpoint
     body: Mapping[str, str]
     folder: Path | None
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -194,20 +126,20 @@ def align(
     kept: dict[str, Head] = {}
     for name, found in matched.items():
         places = {key: found.places[key] for key in body if key in found.places}
-        extras = {own: _Place(models[name], own) for own in found.extras if own not in found.heads}
+        extras = {own: Place(models[name], own) for own in found.extras if own not in found.heads}
         updates = {key: update for key, update in found.updates.items() if key not in apart}
         aligned[name] = compose(models[name].source, places | extras, folder=models[name].folder, updates=updates)
         own_names = {key: own for own, key in found.names.items()}
-        own_head = {own: _Place(models[name], own) for own in found.heads}
+        own_head = {own: Place(models[name], own) for own in found.heads}
         own_head |= {own_names[key]: found.places[key] for key in apart if key in own_names and key in found.places}
         if own_head:
             renamed = {own: key for own, key in found.names.items() if key not in apart}
             clean = {found.clean(own): place for own, place in own_head.items()}
-            kept[name] = Head(compose(models[name].source, clean), renamed, _config_folder(models[name], base))
+            kept[name] = _head(models[name], base, clean, renamed)
     if kept:
-        places = {key: _Place(base, key) for key in base.tensors if key in apart}
+        places = {key: Place(base, key) for key in base.tensors if key in apart}
         kept[BASE_HEAD] = Head(compose(base.source, places), {key: key for key in body}, base.folder)
-    clean_base = compose(base.source, {key: _Place(base, key) for key in body}, folder=base.folder)
+    clean_base = compose(base.source, {key: Place(base, key) for key in body}, folder=base.folder)
     return Alignment(clean_base, aligned, kept, tuple(notes))
 
 
@@ -227,7 +159,7 @@ class _Match:
         clean: name in the file to name in the model's network.
     """
 
-    places: dict[str, _Place] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     heads: list[str] = field(default_factory=list)
     extras: list[str] = field(default_factory=list)
@@ -255,7 +187,7 @@ class _Match:
         return found
 
 
-class _Renaming:
+class Renaming:
     """How names of one checkpoint become names of another: equal, or by one prefix less or more."""
 
     def __init__(self, own: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], names: Sequence[str]) -> None:
@@ -290,7 +222,7 @@ def _match(base: Checkpoint, model: Checkpoint, heads: Heads, vocabulary: str) -
 
 def _match_whole(base: Checkpoint, model: Checkpoint, heads: Heads, vocabulary: str) -> _Match:
     found = _Match()
-    renaming = _Renaming(model.tensors, base.tensors, list(model.tensors))
+    renaming = Renaming(model.tensors, base.tensors, list(model.tensors))
     for own, info in model.tensors.items():
         key = renaming.to_base(own)
         if key is None:
@@ -300,14 +232,14 @@ def _match_whole(base: Checkpoint, model: Checkpoint, heads: Heads, vocabulary: 
                 found.extras.append(own)
             continue
         found.names[own] = key
-        found.places[key] = _Place(model, own)
+        found.places[key] = Place(model, own)
         shape = base.tensors[key].shape
         if info.shape == shape or (_is_buffer(own, info) and _is_buffer(key, base.tensors[key])):
             if info.shape != shape:
-                found.places[key] = _Place(base, key)
+                found.places[key] = Place(base, key)
         elif VOCABULARY.search(key) and info.shape[1:] == shape[1:]:
             if vocabulary == "common":
-                found.places[key] = _Place(model, own, padding=(base, key))
+                found.places[key] = Place(model, own, padding=(base, key))
                 found.padded.append(key)
         elif _is_head(key, heads):
             found.foreign.add(key)
@@ -320,9 +252,9 @@ def _match_adapter(base: Checkpoint, model: Checkpoint, heads: Heads) -> _Match:
     adapter = read_adapter(model)
     raw = dict(adapter.full)
     full = {name: model.tensors[own] for name, own in raw.items()}
-    renaming = _Renaming(full, base.tensors, [*adapter.pairs, *full])
+    renaming = Renaming(full, base.tensors, [*adapter.pairs, *full])
     found = _Match(clean={own: name for name, own in raw.items()}.__getitem__)
-    found.places = {key: _Place(base, key) for key in base.tensors}
+    found.places = {key: Place(base, key) for key in base.tensors}
     found.names = {renaming.to_own(key): key for key in base.tensors}
     for name in adapter.pairs:
         key = renaming.to_base(name)
@@ -335,7 +267,7 @@ def _match_adapter(base: Checkpoint, model: Checkpoint, heads: Heads) -> _Match:
     for name, own in raw.items():
         key = renaming.to_base(name)
         if key is not None and full[name].shape == base.tensors[key].shape:
-            found.places[key] = _Place(model, own)
+            found.places[key] = Place(model, own)
         elif _is_head(name, heads):
             found.heads.append(own)
         else:
@@ -360,7 +292,7 @@ def _fill_missing(base: Checkpoint, found: _Match, heads: Heads) -> None:
             or (towers and _part(key) in absent)
             or (heads != "merge" and _is_head(key, heads))
         ):
-            found.places[key] = _Place(base, key)
+            found.places[key] = Place(base, key)
             found.borrowed.append(key)
 
 
@@ -391,9 +323,12 @@ def _label_names(models: Mapping[str, Checkpoint]) -> list[tuple[str, ...]]:
     return found
 
 
-def _config_folder(model: Checkpoint, base: Checkpoint) -> Path | None:
-    own = model.folder
-    return own if own is not None and (own / "config.json").is_file() else base.folder
+def _head(model: Checkpoint, base: Checkpoint, places: Mapping[str, Place], body: Mapping[str, str]) -> Head:
+    tensors = compose(model.source, places)
+    if model.folder is not None and (model.folder / "config.json").is_file():
+        return Head(tensors, body, model.folder)
+    last = [info.shape[0] for name, info in tensors.tensors.items() if len(info.shape) == 2 and is_head_name(name)]
+    return Head(tensors, body, base.folder, last[-1] if model.is_adapter and last else None)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -409,6 +344,11 @@ def _is_head(name: str, heads: Heads) -> bool:
         return False
     if heads != "auto":
         return any(fnmatchcase(name, pattern) for pattern in heads)
+    return is_head_name(name)
+
+
+def is_head_name(name: str) -> bool:
+    """Whether a tensor's name says that it ends a network."""
     return _head_root(name) != ""
 
 

@@ -21,6 +21,7 @@ SOURCES = Registry(
     "checkpoint source",
     {
         "digits": "mergecore.digits:model_folder",
+        "open_clip": "mergecore.architectures.open_clip_models:weights_file",
     },
 )
 """Prefixes of the form ``digits:upright``; each entry is ``(rest, home) -> path`` of a folder or file."""

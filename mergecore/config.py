@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mergecore.architectures import ARCHITECTURES
 from mergecore.errors import InputError
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.metrics import METRICS
@@ -79,6 +80,9 @@ class TaskConfig(Section):
     metric: str = Field("accuracy", description="Direction and range follow from a known metric.")
     direction: Literal["maximize", "minimize"] | None = Field(None, description="Needed for a metric of your own.")
     range: tuple[float | None, float | None] | None = Field(None, description="[lower, upper]; null is unbounded.")
+    head: str | None = Field(
+        None, description="Whose head measures this task, where heads are kept apart; default: the task's namesake."
+    )
     args: dict[str, Any] = Field(default_factory=dict, description="Arguments of the evaluator.")
 
     _name = field_validator("name")(checked_name)
@@ -134,6 +138,12 @@ class MergeConfig(Section):
     storage: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the stored task vectors; sums are always float32."
     )
+    heads: Literal["auto", "merge"] | list[str] = Field(
+        "auto", description="Heads that differ by task are kept apart; 'merge' forbids that, patterns name more."
+    )
+    vocabulary: Literal["same", "common"] = Field(
+        "same", description="'common' merges the common rows of embeddings of different size."
+    )
 
     @field_validator("transform")
     @classmethod
@@ -162,7 +172,12 @@ class ExecutionConfig(Section):
     threads_per_worker: int = Field(
         1, ge=1, description="The same for any number of workers: results repeat to the bit."
     )
-    gpus_per_worker: float = Field(0.0, ge=0.0)
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0)] = Field(
+        "auto", description="A fraction shares a GPU between workers; auto: one each where this machine has any."
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of matrix products; auto: float32 on CPUs, bfloat16 on GPUs. Part of an evaluation's key."
+    )
     ray_address: str | None = Field(None, description="A running cluster to join; without it a local one is started.")
     attempts: int = Field(3, ge=1, description="Tries for one evaluation before it is recorded as failed.")
     retry_failed: bool = Field(False, description="Try evaluations again that an earlier run recorded as failed.")
@@ -190,6 +205,9 @@ class StudyConfig(Section):
 
     name: str = Field("study", description="Names the run everywhere and its default folder runs/<name>.")
     base: str = Field(description="The pre-trained checkpoint all models were fine-tuned from.")
+    architecture: str | None = Field(
+        None, description=f"'family' or 'family:name' where no config.json says it; {', '.join(ARCHITECTURES)}."
+    )
     models: list[ModelConfig]
     tasks: list[TaskConfig]
     merge: MergeConfig = MergeConfig()
@@ -199,6 +217,13 @@ class StudyConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
 
     _name = field_validator("name")(checked_name)
+
+    @field_validator("architecture")
+    @classmethod
+    def _known_architecture(cls, value: str | None) -> str | None:
+        if value is not None:
+            known(value.partition(":")[0], ARCHITECTURES)
+        return value
 
     @field_validator("search", mode="before")
     @classmethod
@@ -221,6 +246,13 @@ class StudyConfig(Section):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} is used twice")
+        for task in self.tasks:
+            heads = ["base", *(model.name for model in self.models)]
+            if task.head is not None and task.head not in heads:
+                raise ValueError(
+                    f"task {task.name!r}: no model is called {task.head!r}, so it has no head. "
+                    + did_you_mean(task.head, heads)
+                )
         try:
             check_names([m.name for m in self.models], [t.name for t in self.tasks])
         except InputError as error:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mergecore.architectures import quiet_transformers
+from mergecore.architectures.hub_transformers import quiet_transformers
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder, atomic_write
 from mergecore.registry import did_you_mean

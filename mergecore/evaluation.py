@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from mergecore.architectures import build_module
+from mergecore.architectures.build import build_module
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Evaluator
-from mergecore.study import Study
-from mergecore.task_matrix import open_task_matrix
+from mergecore.study import Study, network
+from mergecore.task_matrix import TaskMatrix, open_task_matrix
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,10 @@ class Outcome:
 
 
 class CandidateEvaluator:
-    """Holds what is heavy once (task matrix, network, data) and measures one candidate after the other.
+    """Holds what is heavy once (task matrix, networks, data) and measures one candidate after the other.
+
+    On a GPU the task matrix is held there when it fits beside a candidate; otherwise candidates are merged on the host
+    and copied.
 
     Args:
         study: a prepared study.
@@ -39,10 +42,20 @@ class CandidateEvaluator:
     def __init__(self, study: Study, *, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self._study = study
-        self._matrix = open_task_matrix(study.matrix_folder, key=study.matrix_key, models=tuple(study.models))
-        self._buffer_P = self._matrix.new_candidate()
-        self._weights = self._matrix.named(self._buffer_P)
+        self._device = torch.device(study.device)
+        if self._device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+            torch.backends.cudnn.deterministic = True
+        matrix = open_task_matrix(study.matrix_folder, key=study.matrix_key, models=tuple(study.models))
+        wanted = getattr(torch, study.precision)
+        # a base in the wanted 16-bit format is merged in float32 and rounded to it, as its export would be
+        self._dtype = wanted if matrix.base_P.dtype == wanted else torch.float32
+        self._matrix = matrix.to(self._device) if self._fits(matrix) else matrix
+        self._merged_P = self._matrix.new_candidate(self._dtype)
+        self._candidate_P = self._merged_P.to(self._device)  # the same tensor where the matrix is
         self._evaluators: dict[int, Evaluator] = {}
+        self._weights: dict[str | None, dict[str, torch.Tensor]] = {}
+        self._modules: dict[str | None, torch.nn.Module] = {}
 
     def evaluate(self, coefficients: Sequence[float] | np.ndarray, measured: Sequence[int]) -> list[Outcome]:
         """Merge once, then measure each task; a task that fails does not stop the others.
@@ -55,13 +68,64 @@ class CandidateEvaluator:
             InputError: the task or the network cannot work for any candidate.
         """
         c_N = np.asarray(coefficients, dtype=np.float64)
-        self._matrix.merge(c_N, out=self._buffer_P)
-        candidate = Candidate(c_N, self._weights, lambda: self._module)
-        return [self._measure(candidate, index) for index in measured]
+        self._matrix.merge(c_N, out=self._merged_P)
+        if self._candidate_P is not self._merged_P:
+            self._candidate_P.copy_(self._merged_P)
+        return [self._measure(self.candidate(c_N, self._study.measured[index].head), index) for index in measured]
+
+    def candidate(self, c_N: np.ndarray, head: str | None) -> Candidate:
+        """What is in the buffer now, as the network with one model's head sees it."""
+        weights = self._weights_with(head)
+        merged = {name for entry in self._matrix.layout.entries for name in (entry.name, *entry.tied)}
+        if head is not None:
+            merged = {own for own, key in self._study.heads[head].body.items() if key in merged}
+        return Candidate(
+            c_N,
+            weights,
+            lambda: self._module(head),
+            device=self._device,
+            precision=self._study.precision,
+            merged=frozenset(merged),
+        )
+
+    def _fits(self, matrix: TaskMatrix) -> bool:
+        if self._device.type != "cuda":
+            return False
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return matrix.nbytes + 2 * matrix.layout.length * self._dtype.itemsize < 0.7 * free
+
+    def _weights_with(self, head: str | None) -> dict[str, torch.Tensor]:
+        """The state dict of the network with one model's head: views of the buffer, and what no candidate changes."""
+        if head not in self._weights:
+            body = self._body
+            if head is not None:
+                stored = self._study.heads[head]
+                body = {own: body[key] for own, key in stored.body.items() if key in body}
+                body |= {name: self._placed(tensor) for name, tensor in stored.tensors().items()}
+            self._weights[head] = body
+        return self._weights[head]
 
     @cached_property
-    def _module(self) -> torch.nn.Module:
-        return build_module(self._study.base_folder, self._weights, source=self._study.config.base)
+    def _body(self) -> dict[str, torch.Tensor]:
+        named = self._matrix.named(self._candidate_P)
+        return {name: self._placed(tensor) for name, tensor in named.items()}
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the device and in the candidate's format; the tensor itself when it is."""
+        return tensor.to(self._device, self._dtype if tensor.dtype.is_floating_point else tensor.dtype)
+
+    def _module(self, head: str | None) -> torch.nn.Module:
+        if head not in self._modules:
+            study = self._study
+            stored = study.heads[head] if head is not None else None
+            self._modules[head] = build_module(
+                network(study.config, study.base_folder, stored),
+                self._weights_with(head),
+                source=stored.source if stored is not None else study.config.base,
+                device=self._device,
+                spare=stored is not None,
+            )
+        return self._modules[head]
 
     def _measure(self, candidate: Candidate, index: int) -> Outcome:
         item = self._study.measured[index]

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,14 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from mergecore.architectures import architecture
+from mergecore.alignment import BASE_HEAD, Alignment, align
+from mergecore.architectures.base import Architecture
+from mergecore.architectures.build import resolve
 from mergecore.checkpoints import Checkpoint, open_checkpoint
 from mergecore.config import DatasetConfig, StudyConfig, TaskConfig
 from mergecore.errors import InputError
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.base import Context, Evaluator
+from mergecore.heads import StoredHead, store_head
 from mergecore.search import SEARCHES, Objectives, Search
-from mergecore.task_matrix import build_task_matrix, check_mergeable
+from mergecore.task_vectors import build_task_matrix, check_mergeable
+from mergecore.vocabularies import check_vocabularies
 
 NUMBER_CRUNCHERS = ("torch", "transformers", "numpy")
 """Libraries whose version can change a metric; part of every evaluation's key."""
@@ -34,13 +36,21 @@ NUMBER_CRUNCHERS = ("torch", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class Measured:
-    """One thing to measure on a candidate: a task on the data of the search, or on its held-out split."""
+    """One thing to measure on a candidate: a task on the data of the search, or on its held-out split.
+
+    Attributes:
+        head: the model whose head measures it; None when every tensor is merged.
+        key: content of data, evaluator, network and head.
+        examples: number of examples of one evaluation; 0 when unknown.
+    """
 
     task: TaskConfig
     dataset: DatasetConfig | None
     held_out: bool
     context: Context
+    head: str | None = None
     key: str = ""
+    examples: int = 0
 
     def evaluator(self) -> Evaluator:
         """A new evaluator of this task; it opens data, so keep it."""
@@ -62,7 +72,10 @@ class Study:
         matrix_folder: the task matrix on disk.
         matrix_key: its content key.
         base_folder: folder with config and tokenizer of the base, if it has one.
+        heads: the heads that are not merged, by model; empty when every tensor is merged.
         measured: the T tasks on the data of the search, in config order, then those with a held-out split.
+        device: "cpu" or "cuda": where workers hold candidates.
+        precision: of matrix products: "float32", "bfloat16" or "float16".
         fingerprints: content of base, models and data, for the run's config.yaml.
     """
 
@@ -71,7 +84,10 @@ class Study:
     matrix_folder: Path
     matrix_key: str
     base_folder: Path | None
+    heads: dict[str, StoredHead]
     measured: tuple[Measured, ...]
+    device: str
+    precision: str
     fingerprints: dict[str, Any]
 
     @property
@@ -100,29 +116,13 @@ class Study:
         return self.home / "ledger.sqlite"
 
     def evaluation_key(self, coefficients: Sequence[float] | np.ndarray, measured: int) -> str:
-        """Content key of one evaluation: weights, coefficients, data, evaluator, precision, code versions.
+        """Content key of one evaluation: weights, coefficients, data, evaluator, network, head, precision, code.
 
         Coefficients count to the last bit.
         """
         bits = [float(c).hex() for c in np.asarray(coefficients, dtype=np.float64) + 0.0]  # + 0.0: no negative zero
-        facts = [self.matrix_key, bits, self.measured[measured].key, "float32", crunchers()]
+        facts = [self.matrix_key, bits, self.measured[measured].key, self.precision, self.device, crunchers()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What `check` found out without evaluating anything."""
-
-    models: int
-    tasks: int
-    parameters: int
-    matrix_bytes: int
-    disk_free_bytes: int
-    worker_bytes: int
-    coefficient_vectors: int
-    evaluations: int
-    examples: dict[str, int]
-    warnings: tuple[str, ...]
 
 
 def objectives_of(config: StudyConfig) -> Objectives:
@@ -153,101 +153,168 @@ def new_search(config: StudyConfig) -> Search:
     return cls(config.search, models=len(config.models), objectives=objectives_of(config))
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What `prepare` and `mergecore.preflight.check` open: checkpoints that fit, and tasks that can be measured.
+
+    Attributes:
+        base: the base as it is.
+        models: the models as they are.
+        alignment: the parts of them that are merged, and the heads that are not.
+        heads: those heads, on disk.
+        measured: what is measured, with content keys.
+        notes: what a user should know.
+    """
+
+    base: Checkpoint
+    models: dict[str, Checkpoint]
+    alignment: Alignment
+    heads: dict[str, StoredHead]
+    measured: tuple[Measured, ...]
+    notes: tuple[str, ...]
+
+
+def open_study(config: StudyConfig, home: Path) -> Opened:
+    """Open everything that a config names, without reading more than headers, heads and data.
+
+    Raises:
+        InputError: anything that cannot work, before any evaluation.
+    """
+    base = open_checkpoint(config.base, home=home)
+    models = {model.name: open_checkpoint(model.source, home=home) for model in config.models}
+    alignment = align(base, models, heads=config.merge.heads, vocabulary=config.merge.vocabulary)
+    check_mergeable(alignment.base, alignment.models)
+    notes = [*alignment.notes, *check_vocabularies(base, models)]
+    heads = {name: store_head(home / "heads", head, home / "fingerprints") for name, head in alignment.heads.items()}
+    measured = [_measured(config, home, base, heads, task, task.dataset, False) for task in config.tasks]
+    measured += [
+        _measured(config, home, base, heads, task, _held_out(task.dataset), True)
+        for task in config.tasks
+        if task.dataset is not None and task.dataset.test_split is not None
+    ]
+    if len({item.task.name for item in measured if item.held_out}) not in (0, len(config.tasks)):
+        raise InputError("Some tasks name a test_split and some do not.", "Give every task one, or none.")
+    return Opened(base, models, alignment, heads, tuple(measured), tuple(notes))
+
+
 def prepare(config: StudyConfig, home: Path, *, progress: Callable[[int, int], None] | None = None) -> Study:
     """Open everything, check that it fits, and build (or map) the task matrix.
 
     Raises:
         InputError: anything that cannot work, before any evaluation.
     """
-    base, models, measured = _open(config, home)
+    opened = open_study(config, home)
+    prints = home / "fingerprints"
     matrix = build_task_matrix(
         home / "task_matrices",
-        base,
-        models,
+        opened.alignment.base,
+        opened.alignment.models,
         transform=config.merge.transform,
         storage=config.merge.storage,
-        fingerprints=home / "fingerprints",
+        fingerprints=prints,
         progress=progress,
     )
     fingerprints = {
-        "base": base.fingerprint(home / "fingerprints").total,
-        "models": {name: model.fingerprint(home / "fingerprints").total for name, model in models.items()},
-        "tasks": {item.label: item.key for item in measured},
+        "base": opened.base.fingerprint(prints).total,
+        "models": {name: model.fingerprint(prints).total for name, model in opened.models.items()},
+        "tasks": {item.label: item.key for item in opened.measured},
         "task_matrix": matrix.key,
     }
-    folder = home / "task_matrices" / matrix.key
-    keyed = (replace(item, context=replace(item.context, weights_key=matrix.key)) for item in measured)
-    return Study(config, home, folder, matrix.key, base.folder, tuple(keyed), fingerprints)
-
-
-def check(config: StudyConfig, home: Path) -> CheckResult:
-    """Everything that can be known in seconds: `prepare` without reading weights and building the task matrix.
-
-    Raises:
-        InputError: anything that cannot work.
-    """
-    base, models, measured = _open(config, home)
-    parameters = sum(math.prod(info.shape) for info in base.tensors.values() if info.dtype.is_floating_point)
-    stored = 4 if config.merge.storage == "float32" else 2
-    matrix_bytes = parameters * (4 + stored * len(models))
-    home.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(home).free
-    warnings = []
-    if matrix_bytes > free:
-        warnings.append(
-            f"The task matrix needs up to {matrix_bytes / 1e9:.1f} GB, {str(home)!r} has {free / 1e9:.1f} GB free."
-        )
-    warnings += base_dtype_notes(base, models)
-    search = new_search(config)
-    warnings += search.notes()
-    held_out = sum(item.held_out for item in measured)
-    vectors = search.budget + config.front.verify
-    return CheckResult(
-        models=len(models),
-        tasks=len(config.tasks),
-        parameters=parameters,
-        matrix_bytes=matrix_bytes,
-        disk_free_bytes=free,
-        worker_bytes=parameters * 4,
-        coefficient_vectors=vectors,
-        evaluations=vectors * len(config.tasks) + (config.front.verify + len(models) + 1) * held_out,
-        examples={item.label: item.evaluator().examples for item in measured},
-        warnings=tuple(warnings),
+    return Study(
+        config=config,
+        home=home,
+        matrix_folder=home / "task_matrices" / matrix.key,
+        matrix_key=matrix.key,
+        base_folder=opened.base.folder,
+        heads=opened.heads,
+        measured=tuple(
+            replace(item, context=replace(item.context, weights_key=matrix.key)) for item in opened.measured
+        ),
+        device=_device(config),
+        precision=_precision(config),
+        fingerprints=fingerprints,
     )
 
 
-def base_dtype_notes(base: Checkpoint, models: dict[str, Checkpoint]) -> list[str]:
-    """One sentence for each model that stores some floating tensor in another format than the base."""
-    notes = []
-    for name, model in models.items():
-        other = [key for key, info in base.tensors.items() if model.tensors[key].dtype != info.dtype]
-        if other:
-            found, expected = model.tensors[other[0]], base.tensors[other[0]]
-            notes.append(
-                f"The model {name!r} stores {len(other)} tensors in another format than the base "
-                f"({other[0]!r}: {found} against {expected}); differences are taken in float32."
-            )
-    return notes
+def network(config: StudyConfig, base_folder: Path | None, head: StoredHead | None) -> Architecture:
+    """The network that a task is measured on: the base's, or that of the model whose head it uses.
+
+    Raises:
+        InputError: nothing says how to build it.
+    """
+    if head is None:
+        return resolve(config.architecture, base_folder, config.base)
+    return resolve(config.architecture, head.folder, head.source, classes=head.classes)
 
 
-def _open(config: StudyConfig, home: Path) -> tuple[Checkpoint, dict[str, Checkpoint], list[Measured]]:
-    base = open_checkpoint(config.base, home=home)
-    models = {model.name: open_checkpoint(model.source, home=home) for model in config.models}
-    check_mergeable(base, models)
-    context = Context(home, base=config.base, base_folder=base.folder)
-    wanted = [Measured(task, task.dataset, False, context) for task in config.tasks]
-    wanted += [
-        Measured(task, task.dataset.model_copy(update={"split": task.dataset.test_split, "limit": None}), True, context)
-        for task in config.tasks
-        if task.dataset is not None and task.dataset.test_split is not None
-    ]
-    measured = []
-    for item in wanted:
-        evaluator = item.evaluator()
-        if evaluator.needs_network:
-            architecture(base.folder, config.base)
-        evaluator.check(base)
-        measured.append(replace(item, key=evaluator.key))
-    if len({item.task.name for item in measured if item.held_out}) not in (0, len(config.tasks)):
-        raise InputError("Some tasks name a test_split and some do not.", "Give every task one, or none.")
-    return base, models, measured
+def _measured(
+    config: StudyConfig,
+    home: Path,
+    base: Checkpoint,
+    heads: dict[str, StoredHead],
+    task: TaskConfig,
+    dataset: DatasetConfig | None,
+    held_out: bool,
+) -> Measured:
+    """One task, opened and checked, with the content key of all but weights and coefficients."""
+    needs_network = EVALUATORS.get(task.evaluator).needs_network
+    head = _head_of(task, heads, needs_network)
+    stored = heads[head] if head is not None else None
+    by_prefix = config.base if config.base.startswith("open_clip:") else ""
+    context = Context(
+        home,
+        base=config.base,
+        base_folder=base.folder,
+        head_folder=stored.folder if stored is not None else None,
+        architecture=config.architecture or by_prefix,
+    )
+    try:
+        facts = network(config, base.folder, stored).facts
+    except InputError:
+        if needs_network:
+            raise
+        facts = None  # a function of the user's own may do without
+    item = Measured(task, dataset, held_out, context, head)
+    evaluator = item.evaluator()
+    evaluator.check(base)
+    content = [evaluator.key, facts, stored.digest if stored is not None else None]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return replace(item, key=key, examples=evaluator.examples)
+
+
+def _head_of(task: TaskConfig, heads: dict[str, StoredHead], needs_network: bool) -> str | None:
+    """Whose head measures a task; None when every tensor is merged."""
+    name = task.head or task.name
+    if name in heads:
+        return name
+    own = [head for head in heads if head != BASE_HEAD]
+    if task.head is not None and not (task.head == BASE_HEAD or not own):
+        raise InputError(f"The task {task.name!r}: the model {task.head!r} has no head of its own.", _say_head(own))
+    if own and needs_network:
+        raise InputError(f"The models keep their own heads, and no model is called {task.name!r}.", _say_head(own))
+    return None
+
+
+def _say_head(own: list[str]) -> str:
+    listed = ", ".join(repr(name) for name in own)
+    return f"Say whose head measures the task: 'head: …', one of {listed} or 'base'."
+
+
+def _held_out(dataset: DatasetConfig) -> DatasetConfig:
+    return dataset.model_copy(update={"split": dataset.test_split, "limit": None})
+
+
+def _device(config: StudyConfig) -> str:
+    """ "cuda" when workers are given GPUs."""
+    wanted = config.execution.gpus_per_worker
+    if wanted == "auto":
+        import torch
+
+        return "cuda" if config.execution.ray_address is None and torch.cuda.is_available() else "cpu"
+    return "cuda" if wanted else "cpu"
+
+
+def _precision(config: StudyConfig) -> str:
+    if config.execution.precision != "auto":
+        return config.execution.precision
+    return "bfloat16" if _device(config) == "cuda" else "float32"

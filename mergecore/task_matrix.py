@@ -3,22 +3,10 @@
 `TaskMatrix` stores the base and the task vectors v_n = theta_n - theta_pre as flat, memory-mapped buffers; `merge` is
 the one kernel that adds them up. Shape suffixes: N models, M of them with full tensors of their own, P stored elements,
 D of them with a difference in full, R ranks of all adapters together, G blocks, S elements of one tile.
-
-What is stored, tensor by tensor:
-
-* floating point, different from the base in at least one model: the base and M differences, in the buffers; the base's
-  own 16-bit format is kept where all of these tensors have it;
-* changed by adapters: the base and the factors, never their product;
-* identical in all checkpoints (frozen), or not floating point (step counters, position ids): the base's tensor, once.
-  Integers are never averaged;
-* floating-point buffers (running means of batch norm) are merged like parameters;
-* tensors with equal content in the base and in every model (tied weights): once, under the first name.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,13 +18,9 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from mergecore.adapters import LowRankUpdate
-from mergecore.checkpoints import DTYPES, Checkpoint, Fingerprint, TensorInfo, write_safetensors
+from mergecore.checkpoints import DTYPES
 from mergecore.errors import InputError
-from mergecore.files import atomic_folder
-from mergecore.transforms import TRANSFORMS
 
-FORMAT = 2
 ALIGNMENT = 16  # elements; every tensor starts on a cache line
 TILE = 1 << 16  # elements; a tile of the sum stays in the second-level cache while N task vectors pass over it
 DEVICE_TILE = 1 << 24  # elements; on an accelerator few large steps cost less than many small ones
@@ -84,12 +68,12 @@ class Layout:
     def length(self) -> int:
         """P: elements of one buffer row, padding included."""
         last = self.entries[-1] if self.entries else None
-        return _aligned(last.offset + last.size) if last else 0
+        return aligned(last.offset + last.size) if last else 0
 
     @property
     def dense_length(self) -> int:
         """D: elements with differences in full, at the front of the row."""
-        return max((_aligned(entry.offset + entry.size) for entry in self.entries if entry.dense), default=0)
+        return max((aligned(entry.offset + entry.size) for entry in self.entries if entry.dense), default=0)
 
     def blocks(self, block_of: Callable[[str], str]) -> BlockMap:
         """Group the tensors by a rule from parameter name to block name; blocks are numbered as they first appear."""
@@ -98,7 +82,7 @@ class Layout:
         low_rank: list[tuple[int, int]] = []
         for index, entry in enumerate(self.entries):
             block = names.setdefault(block_of(entry.name), len(names))
-            stop = _aligned(entry.offset + entry.size)
+            stop = aligned(entry.offset + entry.size)
             if entry.low_rank:
                 low_rank.append((index, block))
             elif segments and segments[-1][1:] == (entry.offset, block):
@@ -312,132 +296,6 @@ class TaskMatrix:
                 out_S.copy_(sum_S)
 
 
-def task_matrix_key(
-    base: Fingerprint,
-    models: Sequence[Fingerprint],
-    *,
-    transform: str,
-    options: Mapping[str, object] | None = None,
-    storage: str = "float32",
-) -> str:
-    """Content key of a task matrix: same key, same merged weights."""
-    facts = [FORMAT, base.total, [model.total for model in models], transform, dict(options or {}), storage]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def check_mergeable(base: Checkpoint, models: Mapping[str, Checkpoint]) -> None:
-    """Report the first tensors that do not fit, for every model, before any work.
-
-    Raises:
-        InputError: missing or extra tensors, other shapes, a float where another has an integer. Different floating
-            dtypes are no fault: task vectors are computed in float32.
-    """
-    for name, model in models.items():
-        missing = [key for key in base.tensors if key not in model.tensors]
-        extra = [key for key in model.tensors if key not in base.tensors]
-        if missing or extra:
-            parts = [f"lacks {_listed(missing)}"] if missing else []
-            parts += [f"has {_listed(extra)} which the base lacks"] if extra else []
-            raise InputError(
-                f"The model {name!r} has another architecture than the base: it {' and '.join(parts)}.",
-                "All models must be fine-tuned from the same base.",
-            )
-        for key, info in base.tensors.items():
-            other = model.tensors[key]
-            if info.shape != other.shape:
-                raise InputError(
-                    f"The tensor {key!r} has the shape {list(other.shape)} in the model {name!r}, "
-                    f"but {list(info.shape)} in the base.",
-                    "A resized vocabulary ('merge: {vocabulary: common}' merges the common rows) or a head of its own "
-                    "('merge: {heads: [pattern]}' keeps it apart)?",
-                )
-            if info.dtype.is_floating_point != other.dtype.is_floating_point:
-                raise InputError(f"The tensor {key!r} is {other} in the model {name!r}, but {info} in the base.")
-
-
-def plan_layout(
-    base: Checkpoint, models: Mapping[str, Checkpoint], prints: Sequence[Fingerprint]
-) -> tuple[Layout, list[str]]:
-    """Decide by content which tensors are merged, tied or frozen.
-
-    Args:
-        base: the base checkpoint.
-        models: name to checkpoint, in coefficient order.
-        prints: fingerprints of the base and of the models, in that order.
-
-    Returns:
-        The layout and the names of the frozen tensors.
-    """
-    kinds: dict[tuple[str, ...], tuple[list[str], bool, bool]] = {}
-    frozen: list[str] = []
-    changed_in_full: set[int] = set()
-    for name, info in base.tensors.items():
-        contents = tuple(print_.tensors[name] for print_ in prints)
-        if not info.dtype.is_floating_point or len(set(contents)) == 1 or not int(np.prod(info.shape)):
-            frozen.append(name)
-        elif contents in kinds:
-            kinds[contents][0].append(name)
-        else:
-            adapted = [name in low_rank_updates(model) for model in models.values()]
-            in_full = {n for n in range(len(models)) if contents[n + 1] != contents[0] and not adapted[n]}
-            changed_in_full |= in_full
-            kinds[contents] = ([name], bool(in_full), any(adapted))
-    entries: list[Entry] = []
-    offset = 0
-    for names, dense, low_rank in sorted(kinds.values(), key=lambda kind: not kind[1]):  # stable: the base's order
-        info = base.tensors[names[0]]
-        entries.append(Entry(names[0], info.shape, info.dtype, offset, tuple(names[1:]), dense, low_rank))
-        offset = _aligned(offset + entries[-1].size)
-    return Layout(tuple(models), tuple(entries), tuple(sorted(changed_in_full))), frozen
-
-
-def low_rank_updates(model: Checkpoint) -> Mapping[str, LowRankUpdate]:
-    """Tensors that a model changes by a low-rank product (`mergecore.alignment`); empty for a plain checkpoint."""
-    return getattr(model, "updates", {})
-
-
-def build_task_matrix(
-    folder: Path,
-    base: Checkpoint,
-    models: Mapping[str, Checkpoint],
-    *,
-    transform: str = "none",
-    storage: str = "float32",
-    fingerprints: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> TaskMatrix:
-    """Build, or map what an earlier run built, under ``folder/<content key>``.
-
-    Checkpoints are streamed: beside the memory-mapped buffers at most one tensor of the base and one of a model are in
-    memory.
-
-    Args:
-        folder: where task matrices live.
-        base: the checkpoint all models were fine-tuned from.
-        models: name to checkpoint, in coefficient order.
-        transform: registered name of V -> V'.
-        storage: dtype name of the stored task vectors.
-        fingerprints: cache folder of `Checkpoint.fingerprint`.
-        progress: called with (tensors done, tensors in all).
-
-    Raises:
-        InputError: the checkpoints do not fit together, or every model equals the base.
-    """
-    check_mergeable(base, models)
-    prints = [checkpoint.fingerprint(fingerprints) for checkpoint in (base, *models.values())]
-    key = task_matrix_key(prints[0], prints[1:], transform=transform, storage=storage)
-    target = folder / key
-    if not target.is_dir():
-        layout, frozen = plan_layout(base, models, prints)
-        if not layout.entries:
-            raise InputError("Every model is identical to the base: there is nothing to merge.")
-        with atomic_folder(target) as temporary:
-            _write(temporary, base, list(models.values()), layout, frozen, DTYPES[storage], progress)
-            TRANSFORMS.get(transform)(open_task_matrix(temporary, key=key, writable=True))
-    # names are no content: two studies may call the same models differently
-    return open_task_matrix(target, key=key, models=tuple(models))
-
-
 def open_task_matrix(
     folder: Path, *, key: str | None = None, models: tuple[str, ...] | None = None, writable: bool = False
 ) -> TaskMatrix:
@@ -451,8 +309,8 @@ def open_task_matrix(
     )
     layout = Layout(models or tuple(meta["models"]), entries, tuple(meta["dense_models"]))
     rows, dense = len(layout.dense_models), layout.dense_length
-    base = _map(folder / "base.bin", layout.length, DTYPES[meta["base_storage"]], writable)
-    deltas = _map(folder / "deltas.bin", rows * dense, DTYPES[meta["storage"]], writable).view(rows, dense)
+    base = map_buffer(folder / "base.bin", layout.length, DTYPES[meta["base_storage"]], writable)
+    deltas = map_buffer(folder / "deltas.bin", rows * dense, DTYPES[meta["storage"]], writable).view(rows, dense)
     factors: dict[int, Factors] = {}
     if meta["ranks"]:
         with safe_open(folder / "factors.safetensors", framework="pt") as handle:
@@ -468,88 +326,12 @@ def open_task_matrix(
     return TaskMatrix(layout, base, deltas, factors, frozen, key or folder.name)
 
 
-def _map(file: Path, size: int, dtype: torch.dtype, shared: bool) -> torch.Tensor:
+def map_buffer(file: Path, size: int, dtype: torch.dtype, shared: bool) -> torch.Tensor:
+    """A file as a flat tensor; writing to it changes the file only when ``shared``."""
     if not size:
         return torch.empty(0, dtype=dtype)
     return torch.from_file(str(file), shared=shared, size=size, dtype=dtype)
 
 
-def _write(
-    folder: Path,
-    base: Checkpoint,
-    models: list[Checkpoint],
-    layout: Layout,
-    frozen: list[str],
-    storage: torch.dtype,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    formats = {entry.dtype for entry in layout.entries}
-    base_storage = formats.pop() if formats in ({torch.bfloat16}, {torch.float16}) else torch.float32
-    rows, dense = len(layout.dense_models), layout.dense_length
-    base_P = _map(folder / "base.bin", layout.length, base_storage, True)
-    deltas_MD = _map(folder / "deltas.bin", rows * dense, storage, True).view(rows, dense)
-    for done, entry in enumerate(layout.entries):
-        span = slice(entry.offset, entry.offset + entry.size)
-        base_P[span] = base.read(entry.name).reshape(-1)
-        for row, n in enumerate(layout.dense_models):
-            if entry.dense and entry.name not in low_rank_updates(models[n]):
-                deltas_MD[row, span] = models[n].read(entry.name).reshape(-1).to(torch.float32) - base_P[span]
-        if progress:
-            progress(done + 1, len(layout.entries))
-    ranks = _write_factors(folder / "factors.safetensors", models, layout)
-    if frozen:
-        write_safetensors(folder / "frozen.safetensors", {name: base.tensors[name] for name in frozen}, base.read)
-    meta = {
-        "models": list(layout.models),
-        "dense_models": list(layout.dense_models),
-        "ranks": ranks,
-        "base_storage": str(base_storage).removeprefix("torch."),
-        "storage": str(storage).removeprefix("torch."),
-        "entries": [
-            {
-                "name": e.name,
-                "shape": list(e.shape),
-                "dtype": str(e.dtype).removeprefix("torch."),
-                "offset": e.offset,
-                "tied": list(e.tied),
-                "dense": e.dense,
-                "low_rank": e.low_rank,
-            }
-            for e in layout.entries
-        ],
-    }
-    (folder / "layout.json").write_text(json.dumps(meta))
-
-
-def _write_factors(file: Path, models: Sequence[Checkpoint], layout: Layout) -> dict[int, list[tuple[int, int, float]]]:
-    """Write the factors of each tensor side by side; which (model, rank, scale) they are, by index of the entry."""
-    found: dict[int, dict[int, LowRankUpdate]] = {}
-    for index, entry in enumerate(layout.entries):
-        updates = {n: low_rank_updates(model).get(entry.name) for n, model in enumerate(models)}
-        if entry.low_rank:
-            found[index] = {n: update for n, update in updates.items() if update is not None}
-    infos: dict[str, TensorInfo] = {}
-    for index, of_models in found.items():
-        shape = layout.entries[index].shape
-        rank = sum(update.rank for update in of_models.values())
-        dtype = functools.reduce(torch.promote_types, (update.dtype for update in of_models.values()))
-        infos[f"{index}.left"] = TensorInfo((shape[0], rank), dtype)
-        infos[f"{index}.right"] = TensorInfo((rank, int(np.prod(shape[1:], dtype=np.int64))), dtype)
-
-    def read(name: str) -> torch.Tensor:
-        index, side = name.split(".")
-        parts = [getattr(update, side)() for update in found[int(index)].values()]
-        return torch.cat(parts, dim=1 if side == "left" else 0)
-
-    if infos:
-        write_safetensors(file, infos, read)
-    return {index: [(n, u.rank, u.scale) for n, u in of_models.items()] for index, of_models in found.items()}
-
-
-def _aligned(count: int) -> int:
+def aligned(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
-
-
-def _listed(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(repr(name) for name in names[:limit]) + more

@@ -26,6 +26,12 @@ class Job:
     attempts: int = field(default=0, compare=False)
 
 
+def gpus_per_worker(study: Study) -> float:
+    """GPUs, or the fraction of one, that each worker is given; "auto" gives one where candidates live on GPUs."""
+    wanted = study.config.execution.gpus_per_worker
+    return float(study.device == "cuda") if wanted == "auto" else wanted
+
+
 class WorkerPool:
     """Evaluates jobs on Ray actors as they become free; started by the first job, so a run without work starts nothing.
 
@@ -39,6 +45,7 @@ class WorkerPool:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._options = study.config.execution
+        self._gpus = gpus_per_worker(study)
         self._actors: list[Any] = []
         self._started_ray = False
         self.deaths = 0
@@ -109,8 +116,8 @@ class WorkerPool:
             cpus = self._options.threads_per_worker
             available = ray.cluster_resources()
             fitting = available.get("CPU", 1) // cpus
-            if self._options.gpus_per_worker:
-                fitting = min(fitting, available.get("GPU", 0) // self._options.gpus_per_worker)
+            if self._gpus:
+                fitting = min(fitting, available.get("GPU", 0) // self._gpus)
             # more actors than the cluster has room for would wait for ever
             wanted = jobs if self._options.workers == "auto" else min(self._options.workers, jobs)
             self._actors = [self._new_actor(ray) for _ in range(min(wanted, max(1, int(fitting))))]
@@ -121,7 +128,7 @@ class WorkerPool:
         return max(cores, asked)
 
     def _new_actor(self, ray: Any) -> Any:
-        cpus, gpus = self._options.threads_per_worker, self._options.gpus_per_worker
+        cpus, gpus = self._options.threads_per_worker, self._gpus
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Worker)
         return remote.remote(self._study, cpus, os.getcwd(), sys.path)
 

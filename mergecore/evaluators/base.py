@@ -27,6 +27,7 @@ class Candidate:
             ``device``, with the head of the task that is measured.
         device: where weights and network live.
         precision: what matrix products are computed in: "float32", or "bfloat16"/"float16" under autocast.
+        merged: names in ``weights`` of the tensors that differ between candidates; None when unknown.
     """
 
     coefficients: np.ndarray
@@ -34,6 +35,7 @@ class Candidate:
     module: Callable[[], torch.nn.Module]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "float32"
+    merged: frozenset[str] | None = None
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:

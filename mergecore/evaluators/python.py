@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import sys
 from collections.abc import Mapping
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from mergecore.callables import import_callable, source_digest
 from mergecore.data import locate_data
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement
@@ -37,8 +35,12 @@ class PythonCallable(Evaluator):
         arguments = dict(task.args)
         address = arguments.pop("function", None)
         self._task = task
-        self._function = _import(address, task.name)
-        self._source = _source_digest(self._function)
+        if address is None:
+            raise InputError(
+                f"The task {task.name!r}: the python evaluator needs args.function.", "Write 'package.module:function'."
+            )
+        self._function = import_callable(address, what=f"The task {task.name!r}")
+        self._source = source_digest(self._function)
         self._data_digest = ""
         if dataset is not None:
             file = locate_data(dataset.path, context.home)
@@ -74,28 +76,3 @@ class PythonCallable(Evaluator):
         if self._task.metric not in found:
             raise InputError(f"{self._address} returned {sorted(found)}, but not the metric {self._task.metric!r}.")
         return Measurement({str(name): float(value) for name, value in found.items()}, {})
-
-
-def _import(address: Any, task: str) -> Any:
-    if not isinstance(address, str) or address.count(":") != 1:
-        raise InputError(
-            f"The task {task!r}: the python evaluator needs args.function.", "Write 'package.module:function'."
-        )
-    module_name, _, attribute = address.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        function = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"The task {task!r}: cannot import {address!r}: {error}.") from None
-    if not callable(function):
-        raise InputError(f"The task {task!r}: {address!r} is not callable.")
-    return function
-
-
-def _source_digest(function: Any) -> str:
-    try:
-        file = inspect.getsourcefile(function)
-    except TypeError:
-        file = None
-    return file_digest(Path(file)) if file and Path(file).is_file() else ""

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from mergecore.alignment import BASE_HEAD, align
 from mergecore.checkpoints import Checkpoint, from_state_dict, open_checkpoint
 from mergecore.errors import InputError
-from mergecore.task_matrix import build_task_matrix, check_mergeable
+from mergecore.task_vectors import build_task_matrix, check_mergeable
 
 State = dict[str, torch.Tensor]
 

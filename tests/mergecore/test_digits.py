@@ -14,7 +14,7 @@ import torch
 from scipy.stats import qmc
 
 from mergecore import digits
-from mergecore.architectures import quiet_transformers
+from mergecore.architectures.hub_transformers import quiet_transformers
 from mergecore.digits import (
     BASE,
     SPLITS,

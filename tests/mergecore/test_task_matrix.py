@@ -14,7 +14,8 @@ from hypothesis.extra.numpy import arrays
 import mergecore.task_matrix as kernel
 from mergecore.checkpoints import from_state_dict, open_checkpoint
 from mergecore.errors import InputError
-from mergecore.task_matrix import TaskMatrix, build_task_matrix, open_task_matrix
+from mergecore.task_matrix import TaskMatrix, open_task_matrix
+from mergecore.task_vectors import build_task_matrix
 from tests.conftest import random_state, write_checkpoint
 
 State = dict[str, torch.Tensor]

@@ -1,0 +1,99 @@
+"""Everything that can be known of a study before anything is evaluated."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergecore.checkpoints import Checkpoint
+from mergecore.config import StudyConfig
+from mergecore.study import Opened, new_search, open_study
+from mergecore.task_vectors import low_rank_updates
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What `check` found out without evaluating anything."""
+
+    models: int
+    tasks: int
+    parameters: int
+    matrix_bytes: int
+    disk_free_bytes: int
+    worker_bytes: int
+    coefficient_vectors: int
+    evaluations: int
+    examples: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def check(config: StudyConfig, home: Path) -> CheckResult:
+    """Everything that can be known in seconds: `prepare` without reading weights and building the task matrix.
+
+    Raises:
+        InputError: anything that cannot work.
+    """
+    opened = open_study(config, home)
+    base, models = opened.alignment.base, opened.alignment.models
+    parameters = sum(math.prod(info.shape) for info in base.tensors.values() if info.dtype.is_floating_point)
+    matrix_bytes = _matrix_bytes(base, models, parameters, config.merge.storage)
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free
+    warnings = list(opened.notes)
+    if matrix_bytes > free:
+        warnings.append(
+            f"The task matrix needs up to {matrix_bytes / 1e9:.1f} GB, {str(home)!r} has {free / 1e9:.1f} GB free."
+        )
+    warnings += base_dtype_notes(base, models)
+    search = new_search(config)
+    warnings += search.notes()
+    held_out = sum(item.held_out for item in opened.measured)
+    vectors = search.budget + config.front.verify
+    return CheckResult(
+        models=len(models),
+        tasks=len(config.tasks),
+        parameters=parameters,
+        matrix_bytes=matrix_bytes,
+        disk_free_bytes=free,
+        worker_bytes=_worker_bytes(opened, parameters),
+        coefficient_vectors=vectors,
+        evaluations=vectors * len(config.tasks) + (config.front.verify + len(models) + 1) * held_out,
+        examples={item.label: item.examples for item in opened.measured},
+        warnings=tuple(warnings),
+    )
+
+
+def _matrix_bytes(base: Checkpoint, models: dict[str, Checkpoint], parameters: int, storage: str) -> int:
+    """At most: the base, every full model's differences, every adapter's factors."""
+    adapters = [low_rank_updates(model) for model in models.values()]
+    full = sum(not updates for updates in adapters)
+    factors = sum(
+        update.dtype.itemsize * update.rank * (base.tensors[name].shape[0] + math.prod(base.tensors[name].shape[1:]))
+        for updates in adapters
+        for name, update in updates.items()
+    )
+    formats = {info.dtype.itemsize for info in base.tensors.values() if info.dtype.is_floating_point}
+    of_base = 2 if formats == {2} else 4
+    return parameters * (of_base + full * (4 if storage == "float32" else 2)) + factors
+
+
+def _worker_bytes(opened: Opened, parameters: int) -> int:
+    """One candidate and every head, in float32."""
+    heads = sum(file.stat().st_size for head in opened.heads.values() if (file := head.file).is_file())
+    return parameters * 4 + heads
+
+
+def base_dtype_notes(base: Checkpoint, models: dict[str, Checkpoint]) -> list[str]:
+    """One sentence for each model that stores some floating tensor in another format than the base."""
+    notes = []
+    for name, model in models.items():
+        other = [key for key, info in base.tensors.items() if model.tensors[key].dtype != info.dtype]
+        if other:
+            found, expected = model.tensors[other[0]], base.tensors[other[0]]
+            notes.append(
+                f"The model {name!r} stores {len(other)} tensors in another format than the base "
+                f"({other[0]!r}: {found} against {expected}); differences are taken in float32."
+            )
+    return notes

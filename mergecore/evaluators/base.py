@@ -7,13 +7,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
+
+from mergecore.errors import InputError
+from mergecore.registry import did_you_mean
 
 if TYPE_CHECKING:
     from mergecore.config import DatasetConfig, TaskConfig
+
+Arguments = TypeVar("Arguments", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -138,3 +144,17 @@ class Evaluator(ABC):
 
     def check(self, base: Any) -> None:  # noqa: B027
         """Raise ``InputError`` when the model in the checkpoint ``base`` does not suit this task; evaluate nothing."""
+
+
+def parse_arguments(model: type[Arguments], task: TaskConfig) -> Arguments:
+    """``task.args`` as the evaluator's own model; the first fault becomes an ``InputError`` that names its place."""
+    try:
+        return model.model_validate(task.args)
+    except ValidationError as error:
+        fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    where = ".".join(["args", *map(str, fault["loc"])])
+    if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
+        hint = did_you_mean(str(fault["loc"][0]), model.model_fields)
+        raise InputError(f"The task {task.name!r}: {task.evaluator} knows no {where}.", hint)
+    message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    raise InputError(f"The task {task.name!r}: {where}: {message}.")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mergecore.data import load_arrays
 from mergecore.errors import InputError
-from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement
+from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments
 from mergecore.evaluators.metrics import classification_metrics
 
 if TYPE_CHECKING:
@@ -42,12 +42,7 @@ class ImageClassification(Evaluator):
     def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, context: Context) -> None:
         if dataset is None:
             raise InputError(f"The task {task.name!r} names no dataset.", "Add 'dataset: {path: …, split: …}'.")
-        try:
-            self._args = ImageArguments.model_validate(task.args)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(str(part) for part in fault["loc"])
-            raise InputError(f"The task {task.name!r}: args.{where}: {fault['msg']}.") from None
+        self._args = parse_arguments(ImageArguments, task)
         if len(self._args.mean) != len(self._args.std):
             raise InputError(f"The task {task.name!r}: args.mean and args.std differ in length.")
         self._name = task.name

@@ -15,7 +15,7 @@ from mergecore.run_folder import RunRecord
 from mergecore.study import prepare
 
 
-def export_pick(record: RunRecord, choice: Pick, folder: Path) -> None:
+def export_pick(record: RunRecord, choice: Pick, folder: Path, head: str | None = None) -> None:
     """Merge the picked coefficients and write the checkpoint.
 
     Raises:
@@ -30,4 +30,4 @@ def export_pick(record: RunRecord, choice: Pick, folder: Path) -> None:
             "The base or the models have changed since this run.",
             "Run the study again; only what changed is evaluated.",
         )
-    export_model(study, np.array(list(choice.coefficients.values())), folder, measured=choice.metrics)
+    export_model(study, np.array(list(choice.coefficients.values())), folder, measured=choice.metrics, head=head)

@@ -100,8 +100,9 @@ class Checkpoint:
 
     @property
     def file_stem(self) -> str:
-        """Name of the weights file of its folder, so that an export is found by the same loader."""
-        return self._files[0].name.split("-00")[0].split(".")[0] if self._files and self.folder else "model"
+        """Name of the weights file that the loader of its folder looks for."""
+        name = self._files[0].name if self._files and self.folder else ""
+        return next((stem for stem, _ in STEMS if stem.startswith("open_clip") and name.startswith(stem)), "model")
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor ``name``, on the CPU, in its own dtype."""

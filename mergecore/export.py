@@ -12,15 +12,17 @@ import numpy as np
 import torch
 import yaml
 
-from mergecore.checkpoints import TensorInfo, open_checkpoint, write_safetensors
+from mergecore.alignment import BASE_HEAD
+from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder
-from mergecore.study import Study
+from mergecore.study import Study, network
 from mergecore.task_matrix import open_task_matrix
 
 SHARD_BYTES = 5 << 30
 COMPANIONS = (
     "config.json",
+    "open_clip_config.json",
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -45,43 +47,86 @@ def export_model(
     folder: Path,
     *,
     measured: Mapping[str, Mapping[str, float]],
+    head: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Merge and write one checkpoint: weights in the base's dtypes, the base's companions, a model card.
+    """Merge and write one checkpoint: weights in the base's dtypes, the companions of its network, a model card.
 
-    The folder appears whole or not at all.
+    The folder appears whole or not at all. Heads that were kept apart are written beside the weights, each as
+    ``heads/<number>-<model>.safetensors`` under the names of its own network.
 
     Args:
         study: the prepared study.
         coefficients: [N].
         folder: where to; must not exist or be empty.
         measured: kind ("predicted", "real", "test") to task to metric, for the card.
+        head: write the network of this model, its head included; None writes the base's network.
         shard_bytes: largest weights file; more become shards with an index.
 
     Raises:
-        InputError: the folder is in use, or cannot be created.
+        InputError: the folder is in use or cannot be created, or there is no such head.
     """
+    if head is not None and head not in study.heads:
+        own = ", ".join(repr(name) for name in study.heads) or "none: every tensor is merged"
+        raise InputError(f"The run has no head {head!r}.", f"Heads kept apart: {own}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"The export folder {str(folder)!r} already exists.", "Name a new one.")
     if folder.exists():
         folder.rmdir()
+    base = open_checkpoint(study.config.base, home=study.home)
     matrix = open_task_matrix(study.matrix_folder, key=study.matrix_key, models=tuple(study.models))
-    state = matrix.named(matrix.merge(coefficients))
-    infos = open_checkpoint(study.config.base, home=study.home).tensors
+    infos, state = _network(study, base, matrix.named(matrix.merge(coefficients)), head)
+    companions = study.base_folder if head is None else study.heads[head].folder
     with atomic_folder(folder) as temporary:
-        _write_weights(temporary, infos, state, shard_bytes)
+        _write_weights(temporary, infos, state, shard_bytes, stem=base.file_stem)
         for name in COMPANIONS:
-            source = study.base_folder / name if study.base_folder is not None else None
+            source = companions / name if companions is not None else None
             if source is not None and source.is_file():
                 shutil.copyfile(source, temporary / name)
-        (temporary / "README.md").write_text(_card(study, coefficients, measured))
+        if head is not None and study.heads[head].classes is not None:
+            _describe_classifier(study, head, temporary / "config.json")
+        _write_heads(study, temporary / "heads")
+        (temporary / "README.md").write_text(_card(study, coefficients, measured, head))
         mergekit = _mergekit(study, coefficients)
         if mergekit is not None:
             (temporary / "mergekit.yaml").write_text(mergekit)
 
 
+def _network(
+    study: Study, base: Checkpoint, merged: Mapping[str, torch.Tensor], head: str | None
+) -> tuple[dict[str, TensorInfo], dict[str, torch.Tensor]]:
+    """Shapes and dtypes to write, and the tensors: the base's network, or that of the model with ``head``."""
+    if head is None:
+        own = {name: base.read(name) for name in base.tensors if name not in merged}  # the base's own head
+        return base.tensors, {**merged, **own}
+    stored = study.heads[head]
+    tensors = stored.tensors()
+    state = {name: merged[key] for name, key in stored.body.items() if key in merged}
+    infos = {name: base.tensors[stored.body[name]] for name in state}
+    infos |= {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    return infos, {**state, **tensors}
+
+
+def _describe_classifier(study: Study, head: str, config: Path) -> None:
+    """An adapter has no config of its own: the base's, told of the classifier it was trained with."""
+    stored = study.heads[head]
+    content = json.loads(config.read_text("utf-8"))
+    content["architectures"] = [network(study.config, study.base_folder, stored).title]
+    content["id2label"] = {str(number): f"LABEL_{number}" for number in range(stored.classes or 0)}
+    content["label2id"] = {label: int(number) for number, label in content["id2label"].items()}
+    config.write_text(json.dumps(content, indent=2))
+
+
+def _write_heads(study: Study, folder: Path) -> None:
+    for number, (name, stored) in enumerate(study.heads.items()):
+        if name != BASE_HEAD and stored.file.is_file():
+            folder.mkdir(exist_ok=True)
+            safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
+            shutil.copyfile(stored.file, folder / f"{number}-{safe}.safetensors")
+
+
 def _write_weights(
-    folder: Path, infos: Mapping[str, TensorInfo], state: Mapping[str, torch.Tensor], shard_bytes: int
+    folder: Path, infos: Mapping[str, TensorInfo], state: Mapping[str, torch.Tensor], shard_bytes: int, stem: str
 ) -> None:
     shards: list[dict[str, TensorInfo]] = [{}]
     filled = 0
@@ -93,32 +138,33 @@ def _write_weights(
         shards[-1][name] = info
         filled += size
     if len(shards) == 1:
-        write_safetensors(folder / "model.safetensors", shards[0], state.__getitem__)
+        write_safetensors(folder / f"{stem}.safetensors", shards[0], state.__getitem__)
         return
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         write_safetensors(folder / file, shard, state.__getitem__)
         places |= dict.fromkeys(shard, file)
     total = sum(state[name].numel() * info.dtype.itemsize for name, info in infos.items())
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
-def _card(study: Study, coefficients: np.ndarray, measured: Mapping[str, Mapping[str, float]]) -> str:
+def _card(study: Study, coefficients: np.ndarray, measured: Mapping[str, Mapping[str, float]], head: str | None) -> str:
     config = study.config
-    head: dict[str, Any] = {"tags": ["merge", "mergecore"], "base_model": config.base}
+    front_matter: dict[str, Any] = {"tags": ["merge", "mergecore"], "base_model": config.base}
     kinds = {"predicted": "predicted by surrogate", "real": "measured", "test": "measured, held out"}
     shown = {kind: values for kind, values in measured.items() if values}
     lines = [
         "---",
-        yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(),
+        yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True).strip(),
         "---",
         f"# {_cell(config.name)}",
         "",
         f"A merge of {len(study.models)} fine-tuned models: `theta = theta_pre + sum_n c_n (theta_n - theta_pre)`, "
         f"transform `{config.merge.transform}`, coefficients found by `{config.search.method}`.",
         "",
+        *([f"Its head is that of {_cell(head)}; it was not merged.", ""] if head is not None else []),
         "| model | source | scaling coefficient |",
         "|---|---|---|",
         *(
@@ -151,8 +197,8 @@ def _cell(text: str) -> str:
 
 
 def _mergekit(study: Study, coefficients: np.ndarray) -> str | None:
-    """The same merge for mergekit's task_arithmetic; None when the transform has no such counterpart."""
-    if study.config.merge.transform != "none":
+    """The same merge for mergekit's task_arithmetic; None when there is no such counterpart."""
+    if study.config.merge.transform != "none" or study.heads:
         return None
     recipe = {
         "merge_method": "task_arithmetic",

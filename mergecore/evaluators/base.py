@@ -142,6 +142,15 @@ class Evaluator(ABC):
         candidate can be measured and ends the run.
         """
 
+    def adapted_tensors(self, candidate: Candidate) -> dict[str, torch.Tensor]:
+        """What `evaluate` puts in the place of the candidate's tensors, so that an export can hold it.
+
+        Returns:
+            Name in ``candidate.weights`` to tensor, on the candidate's device; empty when the network is measured as it
+            was merged. A fitted head has as many rows as the task has classes.
+        """
+        return {}
+
     def check(self, base: Any) -> None:  # noqa: B027
         """Raise ``InputError`` when the model in the checkpoint ``base`` does not suit this task; evaluate nothing."""
 

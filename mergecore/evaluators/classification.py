@@ -1,0 +1,53 @@
+"""One pass of a classifier over labelled examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mergecore.errors import InputError
+from mergecore.evaluators.base import Measurement
+from mergecore.evaluators.batching import Batcher
+from mergecore.evaluators.metrics import classification_metrics
+
+
+def measure_classifier(
+    logits_of: Callable[[int, int], torch.Tensor], labels_n: np.ndarray, *, batcher: Batcher, task: str
+) -> Measurement:
+    """Every classification metric, from one pass; all of them NaN when a loss is not finite.
+
+    Args:
+        logits_of: logits [stop - start, C] of the examples from ``start`` to ``stop``, in any format, on any device.
+        labels_n: [n] true class numbers.
+        batcher: cuts the examples into batches.
+        task: the task's name, for messages.
+
+    Raises:
+        InputError: a label is no class of the network.
+    """
+    labels = torch.from_numpy(np.array(labels_n, dtype=np.int64))
+    highest = int(labels.max())
+
+    def batch(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        logits_bC = logits_of(start, stop)
+        if highest >= logits_bC.shape[1]:
+            raise InputError(
+                f"The task {task!r} has the label {highest}, but the network tells {logits_bC.shape[1]} classes apart."
+            )
+        with torch.inference_mode():  # in float32 whatever the network computes in
+            logits_bC = logits_bC.float()
+            labels_b = labels[start:stop].to(logits_bC.device, non_blocking=True)
+            return torch.nn.functional.cross_entropy(logits_bC, labels_b, reduction="none"), logits_bC.argmax(dim=1)
+
+    losses, predicted = zip(*batcher.map(len(labels), batch), strict=True)
+    losses_n, predicted_n = torch.cat(losses).cpu().numpy(), torch.cat(predicted).cpu().numpy()
+    found = classification_metrics(losses_n, predicted_n, labels.numpy())
+    if not np.isfinite(losses_n).all():
+        return Measurement(dict.fromkeys(found, float("nan")), {}, len(labels))
+    return Measurement(
+        {name: value for name, (value, _) in found.items()},
+        {name: error for name, (_, error) in found.items()},
+        len(labels),
+    )

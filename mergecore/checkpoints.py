@@ -92,6 +92,7 @@ class Checkpoint:
     _readers: dict[str, Callable[[str], torch.Tensor]] = field(repr=False)
     _files: list[Path] = field(repr=False, default_factory=list)
     folder: Path | None = None
+    _fingerprint: Fingerprint | None = field(repr=False, default=None, compare=False)
 
     @property
     def is_adapter(self) -> bool:
@@ -112,11 +113,16 @@ class Checkpoint:
             raise InputError(f"The tensor {name!r} of {self.source!r} cannot be read: {error}") from None
 
     def fingerprint(self, cache: Path | None = None) -> Fingerprint:
-        """Digest every tensor (one in memory at a time).
+        """Digest every tensor (one in memory at a time), once.
 
         Args:
             cache: a folder that remembers fingerprints by path, size and modification time of the files.
         """
+        if self._fingerprint is None:
+            self._fingerprint = self._digest_all(cache)
+        return self._fingerprint
+
+    def _digest_all(self, cache: Path | None) -> Fingerprint:
         entry = cache / f"{self._file_stamp()}.json" if cache is not None and self._files else None
         if entry is not None and entry.is_file():
             try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mergecore.config import parse_config
+from mergecore.config import RESOLVED, parse_config
 from mergecore.errors import InputError
 from mergecore.export import export_model
 from mergecore.files import home_folder
@@ -21,9 +21,8 @@ def export_pick(record: RunRecord, choice: Pick, folder: Path, head: str | None 
     Raises:
         InputError: the sources are gone, or their content is no longer what the run merged.
     """
-    config = dict(record.config)
-    resolved = config.pop("resolved", {})
-    study = prepare(parse_config(config, where="the run's config.yaml"), home_folder())
+    resolved = record.config.get(RESOLVED) or {}
+    study = prepare(parse_config(record.config, where="the run's config.yaml"), home_folder())
     expected = resolved.get("fingerprints", {}).get("task_matrix")
     if study.matrix_key != expected:
         raise InputError(

@@ -22,6 +22,7 @@ from mergecore.transforms import TRANSFORMS
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_CONFIG_NODES = 100_000
+RESOLVED = "resolved"
 
 
 class Section(BaseModel):
@@ -291,9 +292,12 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> StudyCo
 
 
 def parse_config(data: dict[str, Any], *, where: str = "config") -> StudyConfig:
-    """Validate a plain mapping; the first fault becomes an ``InputError`` that names its place."""
+    """Validate a plain mapping; the first fault becomes an ``InputError`` that names its place.
+
+    What a finished run added to its config.yaml is left aside, so that file is a config like any other.
+    """
     try:
-        return StudyConfig.model_validate(data)
+        return StudyConfig.model_validate({key: value for key, value in data.items() if key != RESOLVED})
     except ValidationError as error:
         raise InputError(f"In {where}: {_explain(error)}") from None
 

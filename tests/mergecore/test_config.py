@@ -136,3 +136,7 @@ def test_the_schema_for_a_form_lists_the_methods_options() -> None:
     schema = StudyConfig.model_json_schema()
     assert {"MapOptions", "DirectOptions"} <= set(schema["$defs"])
     assert schema["properties"]["search"]["discriminator"]["propertyName"] == "method"
+
+
+def test_a_finished_runs_config_is_a_config(pico_config) -> None:
+    assert parse_config({**pico_config, "resolved": {"versions": {"torch": "2"}}}) == parse_config(pico_config)

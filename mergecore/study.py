@@ -228,7 +228,8 @@ def prepare(config: StudyConfig, home: Path, *, progress: Callable[[int, int], N
         base_folder=opened.base.folder,
         heads=opened.heads,
         measured=tuple(
-            replace(item, context=replace(item.context, weights_key=matrix.key)) for item in opened.measured
+            replace(item, context=replace(item.context, weights_key=_weights_key(matrix.key, opened.heads, item.head)))
+            for item in opened.measured
         ),
         device=_device(config),
         precision=_precision(config),
@@ -280,6 +281,10 @@ def _measured(
     content = [evaluator.key, facts, stored.digest if stored is not None else None]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return replace(item, key=key, examples=evaluator.examples)
+
+
+def _weights_key(matrix_key: str, heads: dict[str, StoredHead], head: str | None) -> str:
+    return matrix_key if head is None else f"{matrix_key}-{heads[head].digest}"
 
 
 def _head_of(task: TaskConfig, heads: dict[str, StoredHead], needs_network: bool) -> str | None:

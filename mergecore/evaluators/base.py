@@ -64,7 +64,8 @@ class Context:
         base_folder: folder with config, tokenizer and processor files of the base, if it has one.
         head_folder: folder of the fine-tuned model whose head measures this task; None when heads are merged or
             there are none.
-        weights_key: content key of base and task vectors; what is derived from frozen weights is cached under it.
+        weights_key: content key of base, task vectors and head; what is derived from frozen weights is cached under
+            it. Empty while a study is only checked.
         architecture: how the network is built when no config.json says so, such as "open_clip:ViT-B-32".
     """
 

@@ -29,7 +29,7 @@ def estimate_statistics(
         batches: [b, C, H, W] each, b > 1.
 
     Returns:
-        Name in the network's state dict to tensor, for each running mean and variance.
+        Name in the network's state dict to tensor, for the running mean and variance of each layer that was reached.
     """
     layers = norm_layers(module)
     counts = {f"{name}.num_batches_tracked": torch.zeros_like(_count(layer)) for name, layer in layers.items()}
@@ -42,7 +42,8 @@ def estimate_statistics(
         for images_bCHW in batches:
             with candidate.inference():
                 torch.func.functional_call(module, found | counts, (images_bCHW,))
-    return found
+    reached = {name.rpartition(".")[0] for name, count in counts.items() if int(count)}
+    return {name: tensor for name, tensor in found.items() if name.rpartition(".")[0] in reached}
 
 
 def norm_layers(module: torch.nn.Module) -> dict[str, _BatchNorm]:

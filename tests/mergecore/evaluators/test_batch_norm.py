@@ -11,7 +11,6 @@ import torch
 from mergecore.evaluators.batch_norm import estimate_statistics, norm_layers
 from tests.mergecore.evaluators.pico_resnet import candidate, resnet
 
-
 BATCHES = torch.randn(3, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 + 1
 
 
@@ -61,3 +60,12 @@ def test_dropout_stays_off() -> None:
 def test_layers_without_running_statistics_are_left_out() -> None:
     module = torch.nn.Sequential(torch.nn.BatchNorm2d(3, track_running_stats=False), torch.nn.BatchNorm2d(3)).eval()
     assert list(norm_layers(module)) == ["1"]
+
+
+def test_layers_that_no_pass_reaches_keep_their_statistics() -> None:
+    class Auxiliary(torch.nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self[0](images)
+
+    module = Auxiliary(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)).eval()
+    assert set(estimate_statistics(candidate(module), module, BATCHES)) == {"0.running_mean", "0.running_var"}

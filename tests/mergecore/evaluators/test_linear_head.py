@@ -65,6 +65,11 @@ def test_finds_the_layer_that_makes_the_logits(library: str, name: str) -> None:
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
 
 
+def test_a_candidate_of_nans_still_has_its_head() -> None:
+    module = resnet("timm")
+    assert output_layer(candidate(module), module, torch.full((2, 3, 32, 32), float("nan"))) == "fc"
+
+
 @pytest.mark.parametrize(
     "module",
     [torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(1)), torch.nn.Conv1d(2, 3, 4), torch.nn.Identity()],

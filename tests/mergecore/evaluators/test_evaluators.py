@@ -45,6 +45,17 @@ def callables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+NETWORKS: dict[str, str] = {}
+"""Fixture with base, first, second and data of the evaluators that do not measure a `pico_vit`."""
+
+
+@pytest.fixture
+def pico(name: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The checkpoints and the data that the evaluator ``name`` measures."""
+    found: dict[str, str] = request.getfixturevalue(NETWORKS.get(name, "pico_vit"))
+    return found
+
+
 def task_for(evaluator: str, pico: dict[str, str], callables: str, **changes: Any) -> TaskConfig:
     """A valid task of each registered evaluator; a new evaluator adds its line here."""
     tasks: dict[str, dict[str, Any]] = {
@@ -56,9 +67,10 @@ def task_for(evaluator: str, pico: dict[str, str], callables: str, **changes: An
 
 @pytest.mark.parametrize("name", list(EVALUATORS))
 class TestContract:
-    def test_deterministic_and_keyed_by_content(self, name, pico_vit, callables, home, pico_config) -> None:
-        task = task_for(name, pico_vit, callables)
-        study = prepare(parse_config({**pico_config, "tasks": [task.model_dump()]}), home)
+    def test_deterministic_and_keyed_by_content(self, name, pico, callables, home) -> None:
+        task = task_for(name, pico, callables)
+        models = [{"name": model, "source": pico[model]} for model in ("first", "second")]
+        study = prepare(parse_config({"base": pico["base"], "models": models, "tasks": [task.model_dump()]}), home)
         worker = CandidateEvaluator(study)
         first = worker.evaluate([0.3, 0.6], [0])[0]
         worker.evaluate([0.9, 0.1], [0])
@@ -69,10 +81,10 @@ class TestContract:
         one, two = (study.measured[0].evaluator() for _ in range(2))
         assert one.key == two.key
 
-    def test_measures_what_it_says(self, name, pico_vit, callables, home) -> None:
+    def test_measures_what_it_says(self, name, pico, callables, home) -> None:
         evaluator = EVALUATORS.get(name)
-        task = task_for(name, pico_vit, callables)
-        made = evaluator(task, task.dataset, Context(home))
+        task = task_for(name, pico, callables)
+        made = evaluator(task, task.dataset, Context(home, base=pico["base"], base_folder=Path(pico["base"])))
         assert evaluator.metrics is None or task.metric in evaluator.metrics
         assert made.examples >= 0
         assert isinstance(evaluator.version, int)

@@ -41,7 +41,13 @@ def rewrite(folder: str, change: Callable[[dict[str, torch.Tensor]], None]) -> N
 
 
 def resized(state: dict[str, torch.Tensor]) -> None:
+    name = next(name for name in state if name.endswith("layernorm.weight"))
+    state[name] = torch.zeros(9)
+
+
+def with_another_head(state: dict[str, torch.Tensor]) -> None:
     state["classifier.weight"] = torch.zeros(5, 8)
+    state["classifier.bias"] = torch.zeros(5)
 
 
 def broken_data(config: dict[str, Any], **arrays: np.ndarray) -> None:
@@ -65,7 +71,11 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "another shape": (
         lambda c: rewrite(c["models"][1]["source"], resized),
-        "'classifier.weight' has the shape [5, 8] in the model 'second'",
+        "layernorm.weight' has the shape [9] in the model 'second'",
+    ),
+    "a head and no task of its name": (
+        lambda c: rewrite(c["models"][1]["source"], with_another_head),
+        "no model is called 'a'",
     ),
     "one model": (lambda c: c["models"].pop(), "at least two fine-tuned models"),
     "no difference": (

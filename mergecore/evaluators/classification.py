@@ -30,7 +30,7 @@ def measure_classifier(
     labels = torch.from_numpy(np.array(labels_n, dtype=np.int64))
     highest = int(labels.max())
 
-    def batch(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         logits_bC = logits_of(start, stop)
         if highest >= logits_bC.shape[1]:
             raise InputError(
@@ -39,11 +39,12 @@ def measure_classifier(
         with torch.inference_mode():  # in float32 whatever the network computes in
             logits_bC = logits_bC.float()
             labels_b = labels[start:stop].to(logits_bC.device, non_blocking=True)
-            return torch.nn.functional.cross_entropy(logits_bC, labels_b, reduction="none"), logits_bC.argmax(dim=1)
+            losses_b = torch.nn.functional.cross_entropy(logits_bC, labels_b, reduction="none")
+            return losses_b, logits_bC.argmax(dim=1), logits_bC.shape[1]
 
-    losses, predicted = zip(*batcher.map(len(labels), batch), strict=True)
+    losses, predicted, classes = zip(*batcher.map(len(labels), batch), strict=True)
     losses_n, predicted_n = torch.cat(losses).cpu().numpy(), torch.cat(predicted).cpu().numpy()
-    found = classification_metrics(losses_n, predicted_n, labels.numpy())
+    found = classification_metrics(losses_n, predicted_n, labels.numpy(), binary=classes[0] == 2)
     if not np.isfinite(losses_n).all():
         return Measurement(dict.fromkeys(found, float("nan")), {}, len(labels))
     return Measurement(

@@ -60,10 +60,27 @@ class ModelConfig(Section):
     _name = field_validator("name")(checked_name)
 
 
-class DatasetConfig(Section):
-    """Labelled examples of one task."""
+class ColumnsConfig(Section):
+    """What a data set calls its columns, where that is not found by itself."""
 
-    path: str = Field(description="An .npz file with x_<split> and y_<split>, or 'digits:<task>'.")
+    image: str | None = None
+    text: str | None = Field(None, description="Also the first text of a pair.")
+    text_pair: str | None = Field(None, description="The second text of a pair.")
+    label: str | None = None
+
+
+class DatasetConfig(Section):
+    """Examples of one task."""
+
+    path: str = Field(
+        description="Hub id, folder (hub format, save_to_disk, images in class folders), .parquet, .csv, .jsonl, "
+        ".jsonl.gz, .npz with x_<split> and y_<split>, or 'digits:<task>'."
+    )
+    config: str | None = Field(
+        None, description="Which configuration of the data set, such as 'cola' of 'nyu-mll/glue'."
+    )
+    revision: str | None = Field(None, description="Commit, tag or branch on the hub.")
+    columns: ColumnsConfig = ColumnsConfig()
     split: str = Field("test", description="The split that coefficients are chosen on.")
     test_split: str | None = Field(
         None, description="A split that takes no part in the choice; reported for the front."
@@ -377,7 +394,10 @@ def _keys_at(place: list[str], location: tuple[Any, ...]) -> list[str]:
             method = next((name for name in location if name in SEARCHES), "map")
             model = SEARCHES.get(method).Options
         elif not part.isdigit():
-            model = {"models": ModelConfig, "tasks": TaskConfig, "dataset": DatasetConfig}.get(part) or getattr(
-                StudyConfig.model_fields.get(part), "annotation", StudyConfig
-            )
+            model = {
+                "models": ModelConfig,
+                "tasks": TaskConfig,
+                "dataset": DatasetConfig,
+                "columns": ColumnsConfig,
+            }.get(part) or getattr(StudyConfig.model_fields.get(part), "annotation", StudyConfig)
     return list(model.model_fields)

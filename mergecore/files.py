@@ -39,6 +39,14 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         raise
 
 
+def flush_folder(folder: Path) -> None:
+    """Make sure that every file under ``folder`` is on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A temporary sibling to fill, renamed to ``folder`` when the block ends without an error.
@@ -51,10 +59,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         os.chmod(temporary, 0o777 & ~_umask())
         yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as handle:
-                    os.fsync(handle.fileno())
+        flush_folder(temporary)
         try:
             os.rename(temporary, folder)
         except OSError:

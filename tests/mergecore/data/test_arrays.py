@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergecore import data
 from mergecore.data import load_arrays
+from mergecore.data.cache import decoded
+from mergecore.data.subsets import stratified
 from mergecore.errors import InputError
 
 
@@ -23,13 +24,11 @@ def load(path: str, home: Path, *, split: str = "test", limit: int | None = None
     return load_arrays(path, split=split, limit=limit, seed=seed, home=home)
 
 
-def test_decoded_once_and_mapped_by_everyone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_once_and_mapped_by_everyone(tmp_path: Path) -> None:
     path = write(tmp_path / "d.npz", x_test=np.arange(12.0).reshape(4, 3), y_test=np.array([0, 1, 1, 0]))
-    decodes = []
-    original = data._decode
-    monkeypatch.setattr(data, "_decode", lambda *args: (decodes.append(1), original(*args))[1])
+    before = decoded()
     first, second = load(path, tmp_path / "home"), load(path, tmp_path / "home")
-    assert len(decodes) == 1
+    assert decoded() == before + 4
     assert isinstance(second.x, np.memmap)
     assert np.array_equal(first.x, np.arange(12.0).reshape(4, 3))
     assert first.key == second.key
@@ -47,12 +46,12 @@ def test_key_is_the_content_not_the_path(tmp_path: Path) -> None:
 @settings(max_examples=25, deadline=None)
 def test_subset_keeps_proportions(tmp_path_factory, limit: int, seed: int) -> None:
     y = np.repeat([0, 1, 2], [30, 20, 10])
-    chosen = data._subset(y, limit, seed)
+    chosen = stratified(y, limit, seed)
     assert len(chosen) == limit
     assert (np.diff(chosen) > 0).all()
     counts = np.bincount(y[chosen], minlength=3)
     assert (np.abs(counts - limit * np.array([30, 20, 10]) / 60) <= 1).all()
-    assert np.array_equal(chosen, data._subset(y, limit, seed))
+    assert np.array_equal(chosen, stratified(y, limit, seed))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_subset_keeps_proportions(tmp_path_factory, limit: int, seed: int) -> No
 def test_faults_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(write(tmp_path / "d.npz", **arrays), tmp_path / "home")
-    assert not (tmp_path / "home" / "data").exists()
+    assert [path.name for path in (tmp_path / "home" / "data").iterdir()] == ["locks"]
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from mergecore.registry import Registry
 EVALUATORS = Registry(
     "evaluator",
     {
+        "clip_zero_shot": "mergecore.evaluators.clip_zero_shot:ClipZeroShot",
         "image_classification": "mergecore.evaluators.image_classification:ImageClassification",
         "python": "mergecore.evaluators.python:PythonCallable",
     },

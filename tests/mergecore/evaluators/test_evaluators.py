@@ -45,7 +45,7 @@ def callables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-NETWORKS: dict[str, str] = {}
+NETWORKS = {"clip_zero_shot": "pico_clip"}
 """Fixture with base, first, second and data of the evaluators that do not measure a `pico_vit`."""
 
 
@@ -59,6 +59,10 @@ def pico(name: str, request: pytest.FixtureRequest) -> dict[str, str]:
 def task_for(evaluator: str, pico: dict[str, str], callables: str, **changes: Any) -> TaskConfig:
     """A valid task of each registered evaluator; a new evaluator adds its line here."""
     tasks: dict[str, dict[str, Any]] = {
+        "clip_zero_shot": {
+            "dataset": {"path": pico["data"], "split": "validation"},
+            "args": {"class_names": ["cat", "dog", "newt"], "templates": ["a {}.", "{}!"]},
+        },
         "image_classification": {"dataset": {"path": pico["data"], "split": "validation"}},
         "python": {"args": {"function": f"{callables}:norm", "power": 2.0}},
     }

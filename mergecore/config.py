@@ -153,6 +153,7 @@ class MergeConfig(Section):
     """What happens to the task vectors before they are added up."""
 
     transform: str = Field("none", description=f"One of: {', '.join(TRANSFORMS)}.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the transform, such as keep: 0.2.")
     storage: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the stored task vectors; sums are always float32."
     )
@@ -167,6 +168,17 @@ class MergeConfig(Section):
     @classmethod
     def _known_transform(cls, value: str) -> str:
         return known(value, TRANSFORMS)
+
+    @model_validator(mode="after")
+    def _known_options(self) -> MergeConfig:
+        if self.options:
+            from mergecore.transforms.base import transform_options  # brings torch, which most configs can do without
+
+            try:
+                transform_options(TRANSFORMS.get(self.transform), self.options, self.transform)
+            except InputError as error:
+                raise ValueError(str(error)) from None
+        return self
 
 
 class FrontConfig(Section):

@@ -210,6 +210,7 @@ def prepare(config: StudyConfig, home: Path, *, progress: Callable[[int, int], N
         opened.alignment.base,
         opened.alignment.models,
         transform=config.merge.transform,
+        options=config.merge.options,
         storage=config.merge.storage,
         fingerprints=prints,
         progress=progress,

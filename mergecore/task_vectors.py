@@ -28,6 +28,7 @@ from mergecore.errors import InputError
 from mergecore.files import atomic_folder
 from mergecore.task_matrix import Entry, Layout, TaskMatrix, aligned, map_buffer, open_task_matrix
 from mergecore.transforms import TRANSFORMS
+from mergecore.transforms.base import apply, transform_options
 
 FORMAT = 2
 
@@ -76,7 +77,7 @@ def check_mergeable(base: Checkpoint, models: Mapping[str, Checkpoint]) -> None:
 
 
 def plan_layout(
-    base: Checkpoint, models: Mapping[str, Checkpoint], prints: Sequence[Fingerprint]
+    base: Checkpoint, models: Mapping[str, Checkpoint], prints: Sequence[Fingerprint], *, keep_low_rank: bool = True
 ) -> tuple[Layout, list[str]]:
     """Decide by content which tensors are merged, tied or frozen.
 
@@ -84,6 +85,7 @@ def plan_layout(
         base: the base checkpoint.
         models: name to checkpoint, in coefficient order.
         prints: fingerprints of the base and of the models, in that order.
+        keep_low_rank: whether adapters stay factors; otherwise their products are differences in full.
 
     Returns:
         The layout and the names of the frozen tensors.
@@ -98,7 +100,7 @@ def plan_layout(
         elif contents in kinds:
             kinds[contents][0].append(name)
         else:
-            adapted = [name in low_rank_updates(model) for model in models.values()]
+            adapted = [keep_low_rank and name in low_rank_updates(model) for model in models.values()]
             in_full = {n for n in range(len(models)) if contents[n + 1] != contents[0] and not adapted[n]}
             changed_in_full |= in_full
             kinds[contents] = ([name], bool(in_full), any(adapted))
@@ -122,6 +124,7 @@ def build_task_matrix(
     models: Mapping[str, Checkpoint],
     *,
     transform: str = "none",
+    options: Mapping[str, object] | None = None,
     storage: str = "float32",
     fingerprints: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -136,26 +139,42 @@ def build_task_matrix(
         base: the checkpoint all models were fine-tuned from.
         models: name to checkpoint, in coefficient order.
         transform: registered name of V -> V'.
+        options: options of the transform.
         storage: dtype name of the stored task vectors.
         fingerprints: cache folder of `Checkpoint.fingerprint`.
-        progress: called with (tensors done, tensors in all).
+        progress: called with (tensors done, tensors in all), counting a transform's pass as well.
 
     Raises:
         InputError: the checkpoints do not fit together, or every model equals the base.
     """
     check_mergeable(base, models)
     prints = [checkpoint.fingerprint(fingerprints) for checkpoint in (base, *models.values())]
-    key = task_matrix_key(prints[0], prints[1:], transform=transform, storage=storage)
+    cls = TRANSFORMS.get(transform)
+    chosen = transform_options(cls, dict(options or {}), transform)
+    key = task_matrix_key(prints[0], prints[1:], transform=transform, options=chosen.model_dump(), storage=storage)
     target = folder / key
     if not target.is_dir():
-        layout, frozen = plan_layout(base, models, prints)
+        layout, frozen = plan_layout(base, models, prints, keep_low_rank=cls.keeps_low_rank)
         if not layout.entries:
             raise InputError("Every model is identical to the base: there is nothing to merge.")
         with atomic_folder(target) as temporary:
-            _write(temporary, base, list(models.values()), layout, frozen, DTYPES[storage], progress)
-            TRANSFORMS.get(transform)(open_task_matrix(temporary, key=key, writable=True))
+            changes = transform != "none"
+            first, second = _halves(progress) if changes else (progress, None)
+            _write(temporary, base, list(models.values()), layout, frozen, DTYPES[storage], first)
+            if changes:
+                apply(cls(chosen), open_task_matrix(temporary, key=key, writable=True), second)
     # names are no content: two studies may call the same models differently
     return open_task_matrix(target, key=key, models=tuple(models))
+
+
+Progress = Callable[[int, int], None]
+
+
+def _halves(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
+    """Two counters for two passes, which together make one."""
+    if progress is None:
+        return None, None
+    return lambda done, count: progress(done, 2 * count), lambda done, count: progress(count + done, 2 * count)
 
 
 def _write(
@@ -176,8 +195,17 @@ def _write(
         span = slice(entry.offset, entry.offset + entry.size)
         base_P[span] = base.read(entry.name).reshape(-1)
         for row, n in enumerate(layout.dense_models):
-            if entry.dense and entry.name not in low_rank_updates(models[n]):
+            update = low_rank_updates(models[n]).get(entry.name)
+            if entry.dense and update is None:
                 deltas_MD[row, span] = models[n].read(entry.name).reshape(-1).to(torch.float32) - base_P[span]
+            elif entry.dense and not entry.low_rank and update is not None:
+                product = update.left().to(torch.float32) @ update.right().to(torch.float32)
+                deltas_MD[row, span] = product.mul_(update.scale).reshape(-1)
+            if entry.dense and not torch.isfinite(deltas_MD[row, span]).all():
+                raise InputError(
+                    f"The tensor {entry.name!r} of the model {layout.models[n]!r} or of the base is not finite, or their "
+                    f"difference is too large for {str(storage).removeprefix('torch.')}."
+                )
         if progress:
             progress(done + 1, len(layout.entries))
     ranks = _write_factors(folder / "factors.safetensors", models, layout)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from mergecore.transforms.base import Transform
 
 if TYPE_CHECKING:
-    from mergecore.task_matrix import TaskMatrix
+    import torch
 
 
-def none(matrix: TaskMatrix) -> None:
-    """Leave the task vectors unchanged: V' = V."""
+class Unchanged(Transform):
+    """V' = V."""
+
+    keeps_low_rank: ClassVar[bool] = True
+
+    def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
+        """The differences as they are."""
+        return deltas

@@ -1,0 +1,98 @@
+"""The interface of transforms, and the one loop over tensors that they all share.
+
+Shape suffixes: N models with differences in full, S elements of one tensor or of a part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mergecore.errors import InputError
+
+if TYPE_CHECKING:
+    from mergecore.task_matrix import TaskMatrix
+
+PART = 1 << 24
+"""Elements that an elementwise transform is given at a time."""
+
+
+class TransformOptions(BaseModel):
+    """``merge.options`` of a transform."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Transform(ABC):
+    """V -> V', tensor by tensor; columns stay columns, so coefficients keep their meaning.
+
+    Class attributes:
+        Options: what ``merge.options`` may say.
+        elementwise: whether parts of a tensor can be treated one after the other.
+        keeps_low_rank: whether adapters stay factors; otherwise their products are stored in full.
+    """
+
+    Options: ClassVar[type[TransformOptions]] = TransformOptions
+    elementwise: ClassVar[bool] = True
+    keeps_low_rank: ClassVar[bool] = False
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def prepare(self, matrix: TaskMatrix) -> None:  # noqa: B027
+        """Look at the whole task matrix before any tensor is changed."""
+
+    @abstractmethod
+    def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
+        """The transformed differences of one tensor.
+
+        Args:
+            deltas: float32, [N, S] of one part of a tensor if ``elementwise``, otherwise [N, ...] in its own shape.
+            name: the tensor's name.
+            part: number of the part.
+
+        Returns:
+            The same shape; ``deltas`` may be overwritten.
+        """
+
+
+def transform_options(cls: type[Transform], given: dict[str, Any], name: str) -> TransformOptions:
+    """Check ``merge.options``; a fault becomes one sentence."""
+    try:
+        return cls.Options.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        known = ", ".join(cls.Options.model_fields) or "none"
+        raise InputError(
+            f"The transform {name!r}: merge.options.{where}: {fault['msg']}.", f"Its options: {known}."
+        ) from None
+
+
+def apply(transform: Transform, matrix: TaskMatrix, progress: Callable[[int, int], None] | None = None) -> None:
+    """Change the differences of a writable task matrix in place, one tensor, or part of one, in memory at a time."""
+    transform.prepare(matrix)
+    entries = [entry for entry in matrix.layout.entries if entry.dense]
+    with torch.inference_mode():
+        for done, entry in enumerate(entries):
+            stored_NS = matrix.deltas_MD[:, entry.offset : entry.offset + entry.size]
+            step = PART if transform.elementwise else entry.size
+            for part, start in enumerate(range(0, entry.size, step)):
+                piece_NS = stored_NS[:, start : start + step]
+                deltas = piece_NS.to(torch.float32, copy=True)
+                if not transform.elementwise:
+                    deltas = deltas.view(len(deltas), *entry.shape)
+                piece_NS.copy_(transform.tensor(deltas, name=entry.name, part=part).reshape(piece_NS.shape))
+            if progress:
+                progress(done + 1, len(entries))
+
+
+def generator(seed: int, *names: object) -> torch.Generator:
+    """Random numbers that depend on a seed and on what they are for, not on the order of the work."""
+    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))

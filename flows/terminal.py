@@ -94,12 +94,23 @@ def print_check(name: str, result: CheckResult) -> None:
         "memory of a worker": f"{_bytes(result.worker_bytes)} beside the shared task matrix",
         "coefficient vectors": str(result.coefficient_vectors),
         "(coefficients, task) evaluations": f"at most {result.evaluations}",
+        "time of an evaluation": ", ".join(f"{task}: {seconds:.2g} s" for task, seconds in result.seconds.items()),
+        "time of them all": _estimated(result),
         "examples": ", ".join(f"{task}: {count or 'unknown'}" for task, count in result.examples.items()),
     }
     for key, value in rows.items():
-        table.add_row(key, Text(value))
+        if value:
+            table.add_row(key, Text(value))
     Console().print(table)
     print_notes(result.warnings)
+
+
+def _estimated(result: CheckResult) -> str:
+    total = result.total_seconds
+    if total is None:
+        return ""
+    shown = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"
+    return f"about {shown} with {result.workers} workers, from one timed batch a task"
 
 
 def print_notes(notes: Sequence[str]) -> None:

@@ -118,15 +118,13 @@ class CandidateEvaluator:
         if head not in self._modules:
             study = self._study
             stored = study.heads[head] if head is not None else None
-            # evaluators may ask for it under inference_mode, whose tensors cannot be used outside of it
-            with torch.inference_mode(False):
-                self._modules[head] = build_module(
-                    network(study.config, study.base_folder, stored),
-                    self._weights_with(head),
-                    source=stored.source if stored is not None else study.config.base,
-                    device=self._device,
-                    spare=stored is not None,
-                )
+            self._modules[head] = build_module(
+                network(study.config, study.base_folder, stored),
+                self._weights_with(head),
+                source=stored.source if stored is not None else study.config.base,
+                device=self._device,
+                spare=stored is not None,
+            )
         return self._modules[head]
 
     def _measure(self, candidate: Candidate, index: int) -> Outcome:

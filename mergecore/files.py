@@ -16,6 +16,11 @@ def home_folder() -> Path:
     return Path(os.environ.get("MERGECORE_HOME") or ".mergecore").expanduser().resolve()
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as handle:

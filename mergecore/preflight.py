@@ -11,11 +11,29 @@ from mergecore.checkpoints import Checkpoint
 from mergecore.config import StudyConfig
 from mergecore.study import Opened, new_search, open_study
 from mergecore.task_vectors import low_rank_updates
+from mergecore.timing import seconds_of_evaluations, workers_here
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What `check` found out without evaluating anything."""
+    """What `check` found out without evaluating anything.
+
+    Attributes:
+        matrix_bytes: of the task matrix on disk, at most.
+        worker_bytes: of each worker's memory beside the task matrix, which workers of a node share.
+        coefficient_vectors: the search's budget and the verification's.
+        evaluations: (coefficients, task) pairs, at most.
+        examples: task to number of examples; 0 when unknown.
+        seconds: task to seconds of one evaluation, from one timed batch; tasks that cannot be timed are missing.
+        workers: how many of them would work at the same time here.
+    """
+
+    @property
+    def total_seconds(self) -> float | None:
+        """Of all evaluations of the search and the verification; None when a task could not be timed."""
+        if len(self.seconds) < self.tasks:
+            return None
+        return sum(self.seconds.values()) * self.coefficient_vectors / self.workers
 
     models: int
     tasks: int
@@ -26,6 +44,8 @@ class CheckResult:
     coefficient_vectors: int
     evaluations: int
     examples: dict[str, int]
+    seconds: dict[str, float]
+    workers: int
     warnings: tuple[str, ...]
 
 
@@ -61,6 +81,8 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         coefficient_vectors=vectors,
         evaluations=vectors * len(config.tasks) + (config.front.verify + len(models) + 1) * held_out,
         examples={item.label: item.examples for item in opened.measured},
+        seconds=seconds_of_evaluations(config, opened),
+        workers=workers_here(config),
         warnings=tuple(warnings),
     )
 

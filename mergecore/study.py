@@ -232,8 +232,8 @@ def prepare(config: StudyConfig, home: Path, *, progress: Callable[[int, int], N
             replace(item, context=replace(item.context, weights_key=_weights_key(matrix.key, opened.heads, item.head)))
             for item in opened.measured
         ),
-        device=_device(config),
-        precision=_precision(config),
+        device=device_of(config),
+        precision=precision_of(config),
         fingerprints=fingerprints,
     )
 
@@ -269,6 +269,7 @@ def _measured(
         base_folder=base.folder,
         head_folder=stored.folder if stored is not None else None,
         architecture=config.architecture or by_prefix,
+        classes=stored.classes if stored is not None else None,
     )
     try:
         facts = network(config, base.folder, stored).facts
@@ -310,7 +311,7 @@ def _held_out(dataset: DatasetConfig) -> DatasetConfig:
     return dataset.model_copy(update={"split": dataset.test_split, "limit": None})
 
 
-def _device(config: StudyConfig) -> str:
+def device_of(config: StudyConfig) -> str:
     """ "cuda" when workers are given GPUs."""
     wanted = config.execution.gpus_per_worker
     if wanted == "auto":
@@ -320,7 +321,8 @@ def _device(config: StudyConfig) -> str:
     return "cuda" if wanted else "cpu"
 
 
-def _precision(config: StudyConfig) -> str:
+def precision_of(config: StudyConfig) -> str:
+    """Of matrix products: what the config says, or what suits the device."""
     if config.execution.precision != "auto":
         return config.execution.precision
-    return "bfloat16" if _device(config) == "cuda" else "float32"
+    return "bfloat16" if device_of(config) == "cuda" else "float32"

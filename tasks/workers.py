@@ -12,6 +12,7 @@ from typing import Any
 
 from mergecore.errors import EvaluationError, MergecoreError
 from mergecore.evaluation import CandidateEvaluator, Outcome
+from mergecore.files import usable_cores
 from mergecore.study import Study
 
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
@@ -123,7 +124,7 @@ class WorkerPool:
             self._actors = [self._new_actor(ray) for _ in range(min(wanted, max(1, int(fitting))))]
 
     def _cores(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         asked = 0 if self._options.workers == "auto" else self._options.workers * self._options.threads_per_worker
         return max(cores, asked)
 

@@ -57,6 +57,7 @@ def _by_files(folder: Path | None, source: str) -> str:
     return "timm" if isinstance(content, dict) and "architecture" in content else "transformers"
 
 
+@torch.inference_mode(False)
 def build_module(
     architecture: Architecture,
     weights: Mapping[str, torch.Tensor],
@@ -66,6 +67,8 @@ def build_module(
     spare: bool = False,
 ) -> torch.nn.Module:
     """A network in evaluation mode whose parameters and buffers are the tensors in ``weights``, without a copy.
+
+    It may be called under ``inference_mode``: the network's tensors can be used outside of it all the same.
 
     Args:
         architecture: what builds it.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Literal, TypeVar
 
 import torch
@@ -21,6 +24,33 @@ MESSAGES = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED"
 """How libraries under torch say that there is no memory, in errors without a type of their own."""
 
 Result = TypeVar("Result")
+
+
+class Estimate:
+    """Seconds that the batches of an evaluation would take, from one timed batch of each pass."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.passes = 0
+
+
+_estimate: ContextVar[Estimate | None] = ContextVar("estimate", default=None)
+
+
+@contextmanager
+def estimating() -> Iterator[Estimate]:
+    """Inside, evaluators compute one or two batches in the place of all, so what they measure means nothing."""
+    found = Estimate()
+    token = _estimate.set(found)
+    try:
+        yield found
+    finally:
+        _estimate.reset(token)
+
+
+def is_estimating() -> bool:
+    """Whether results are for timing only, and must not be kept."""
+    return _estimate.get() is not None
 
 
 class Batcher:
@@ -50,6 +80,9 @@ class Batcher:
         Raises:
             InputError: a single example does not fit.
         """
+        estimate = _estimate.get()
+        if estimate is not None and count:
+            return self._one_for_all(count, function, estimate)
         results: list[Result] = []
         start = 0
         while start < count:
@@ -71,6 +104,23 @@ class Batcher:
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
         return results
+
+    def _one_for_all(self, count: int, function: Callable[[int, int], Result], estimate: Estimate) -> list[Result]:
+        """The first batch, timed, in the place of every batch of its size."""
+        token = _estimate.set(None)
+        try:
+            self.map(min(self.size, count), function)  # first use is slower, and finds the size that fits
+            stop = min(self.size, count)
+            begun = time.perf_counter()
+            (first,) = self.map(stop, function)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            estimate.seconds += (time.perf_counter() - begun) * count / stop
+            estimate.passes += 1
+            rest = count % stop
+            return [first] * (count // stop) + ([function(count - rest, count)] if rest else [])
+        finally:
+            _estimate.reset(token)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

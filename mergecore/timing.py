@@ -1,0 +1,85 @@
+"""How long evaluations will take, from one timed batch of each task."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+
+import numpy as np
+import torch
+
+from mergecore.architectures.build import build_module
+from mergecore.config import StudyConfig
+from mergecore.errors import InputError
+from mergecore.evaluators import EVALUATORS
+from mergecore.evaluators.base import Candidate
+from mergecore.evaluators.batching import estimating
+from mergecore.files import usable_cores
+from mergecore.study import Measured, Opened, device_of, network, precision_of
+
+Weights = dict[str, torch.Tensor]
+
+
+def workers_here(config: StudyConfig) -> int:
+    """How many workers a run on this machine would start."""
+    wanted = config.execution.workers
+    return max(1, usable_cores() // config.execution.threads_per_worker) if wanted == "auto" else wanted
+
+
+def seconds_of_evaluations(config: StudyConfig, opened: Opened) -> dict[str, float]:
+    """Task to seconds of one evaluation, on a network of zeros: as fast as any other, and nothing has to be read.
+
+    Left out are tasks that call no network of ours or whose evaluator refuses zeros, and every task when the network
+    would fill memory.
+    """
+    device = torch.device(device_of(config))
+    # with heads apart, each task's own one completes the body
+    kept = opened.alignment.base.tensors if opened.heads else opened.base.tensors
+    if 3 * 4 * sum(math.prod(info.shape) for info in kept.values()) > _free_bytes(device):
+        return {}
+    zeros = {
+        name: torch.zeros(
+            info.shape, device=device, dtype=torch.float32 if info.dtype.is_floating_point else info.dtype
+        )
+        for name, info in kept.items()
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.execution.threads_per_worker)
+    try:
+        items = [item for item in opened.measured if not item.held_out]
+        found = {item.task.name: _seconds(config, opened, item, zeros, device) for item in items}
+    finally:
+        torch.set_num_threads(threads)
+    return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+
+def _seconds(config: StudyConfig, opened: Opened, item: Measured, zeros: Weights, device: torch.device) -> float | None:
+    if not EVALUATORS.get(item.task.evaluator).needs_network:
+        return None
+    head = opened.heads[item.head] if item.head is not None else None
+    weights = zeros
+    if head is not None:
+        weights = {own: zeros[key] for own, key in head.body.items() if key in zeros}
+        weights |= {name: tensor.to(device) for name, tensor in head.tensors().items()}
+
+    @functools.cache
+    def module() -> torch.nn.Module:
+        built = network(config, opened.base.folder, head)
+        return build_module(built, weights, source=config.base, device=device, spare=head is not None)
+
+    candidate = Candidate(np.zeros(len(config.models)), weights, module, device=device, precision=precision_of(config))
+    with estimating() as estimate:
+        try:
+            item.evaluator().evaluate(candidate)
+        except InputError:
+            raise
+        except Exception:  # what an evaluator makes of zeros says nothing of real weights
+            return None
+    return estimate.seconds if estimate.passes else None
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

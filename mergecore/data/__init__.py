@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from mergecore.data.arrays import load_arrays
 from mergecore.data.sources import DATA_SOURCES, locate_data
 
-__all__ = ["DATA_SOURCES", "load_arrays", "locate_data"]
+__all__ = ["DATA_SOURCES", "locate_data"]

@@ -1,65 +1,15 @@
-"""Labelled arrays of .npz files."""
+"""Arrays in and out: the user's .npz files, and .npy files that are written row by row."""
 
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from mergecore.data.cache import build_once, count_decoded
-from mergecore.data.sources import file_facts, locate_data
-from mergecore.data.subsets import stratified
 from mergecore.errors import InputError
-
-FORMAT = 2
-
-
-@dataclass(frozen=True)
-class LabelledArrays:
-    """Examples of one task.
-
-    Attributes:
-        x: [n, ...] inputs, memory-mapped.
-        y: [n] integer labels, memory-mapped.
-        key: content key.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    key: str
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-
-def load_arrays(path: str, *, split: str, limit: int | None, seed: int, home: Path) -> LabelledArrays:
-    """Open one split of an .npz file, from the cache when it was decoded before.
-
-    Args:
-        path: an .npz file with ``x_<split>`` and ``y_<split>``, or a registered prefix (``digits:upright``).
-        split: which split.
-        limit: at most so many examples, drawn by class in proportion; None takes all.
-        seed: seed of that draw.
-        home: MERGECORE_HOME; the cache lives in ``home/data``.
-
-    Raises:
-        InputError: no such file or split, not an .npz of plain arrays, no examples, unequal lengths, bad labels.
-    """
-    file = locate_data(path, home)
-
-    def build(folder: Path) -> dict[str, Any]:
-        x, y, _ = read_npz(file, path, split)
-        chosen = stratified(y, limit, seed)
-        np.save(folder / "x.npy", x[chosen])
-        np.save(folder / "y.npy", y[chosen])
-        count_decoded(len(chosen))
-        return {}
-
-    entry = build_once(home, ["arrays", FORMAT, file_facts(file), split, limit, seed], build)
-    return LabelledArrays(entry.array("x"), entry.array("y"), entry.key)
 
 
 def read_npz(file: Path, path: str, split: str) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
@@ -71,7 +21,7 @@ def read_npz(file: Path, path: str, split: str) -> tuple[np.ndarray, np.ndarray,
         split: which split.
 
     Raises:
-        InputError: as `load_arrays`.
+        InputError: no such split, not an .npz of plain arrays, no examples, unequal lengths, bad labels.
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -89,3 +39,42 @@ def read_npz(file: Path, path: str, split: str) -> tuple[np.ndarray, np.ndarray,
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
         raise InputError(f"The labels y_{split} of {path!r} are not class numbers from 0.")
     return x, y.astype(np.int64), names.tolist() if names.ndim == 1 and names.dtype.kind == "U" else None
+
+
+class ArrayWriter:
+    """Writes a .npy file row by row, so that the whole array is never in memory; a context manager.
+
+    Args:
+        path: the file.
+        dtype: of the array.
+        row: shape of one row; () for a flat array.
+    """
+
+    def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = ()) -> None:
+        self._file = path.open("wb")
+        self._dtype, self._row = np.dtype(dtype), row
+        self.rows = 0
+        self._header()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows [k, *row]."""
+        if rows.shape[1:] != self._row:
+            raise ValueError(f"rows of the shape {list(rows.shape[1:])} in an array of {list(self._row)}")
+        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
+        self.rows += len(rows)
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.seek(0)
+        self._header()
+        self._file.close()
+
+    def _header(self) -> None:
+        # NumPy pads the header so that it keeps its length while the first axis grows
+        shape = (self.rows, *self._row)
+        facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, facts)

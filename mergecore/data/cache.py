@@ -16,19 +16,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mergecore.files import atomic_write, file_digest, flush_folder
+from mergecore.errors import InputError
+from mergecore.files import file_digest, flush_folder
 
 LIMIT_GB = 50.0
 """Size above which entries that nobody uses are evicted, the longest unused first."""
 
 LIMIT_VARIABLE = "MERGECORE_DATA_CACHE_GB"
-FACTS, META, CONTENT, LEASE = "facts.json", "meta.json", "content", "lease"
+FACTS, META, CONTENT, LEASE, UNFINISHED = "facts.json", "meta.json", "content", "lease", ".writing-"
 
 _leases: dict[Path, int] = {}  # folder -> open file descriptor, for as long as this process lives
 _decoded = 0
@@ -78,15 +78,16 @@ def build_once(home: Path, facts: Any, build: Callable[[Path], dict[str, Any]]) 
     root = home / "data"
     folder = root / hashlib.sha256(text.encode()).hexdigest()
     root.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with _locked(folder):
         built = not (folder / CONTENT).is_file()
         if built:
             with _unfinished(folder) as temporary:
                 meta = build(temporary)
-                atomic_write(temporary / META, json.dumps(meta, sort_keys=True))
+                (temporary / META).write_text(json.dumps(meta, sort_keys=True))
                 arrays = sorted(file for file in temporary.iterdir() if file.suffix == ".npy")
                 digests = [[file.name, file_digest(file)] for file in [*arrays, temporary / META]]
                 (temporary / FACTS).write_text(text)
+                (temporary / LEASE).touch()
                 (temporary / CONTENT).write_text(hashlib.sha256(json.dumps(digests).encode()).hexdigest())
         _lease(folder)
     if built:
@@ -94,80 +95,68 @@ def build_once(home: Path, facts: Any, build: Callable[[Path], dict[str, Any]]) 
     return Entry(folder)
 
 
-def evict(home: Path, limit: int | None = None) -> list[Path]:
+def evict(home: Path) -> list[Path]:
     """Remove the longest unused entries until the rest fits; entries in use stay whatever their size.
 
     Args:
-        home: MERGECORE_HOME.
-        limit: bytes; None takes ``MERGECORE_DATA_CACHE_GB`` or ``LIMIT_GB``.
+        home: MERGECORE_HOME. The limit is ``MERGECORE_DATA_CACHE_GB`` or ``LIMIT_GB``.
 
     Returns:
-        What was removed.
+        What was removed; nothing while another process is at it.
+
+    Raises:
+        InputError: the variable is no number.
     """
-    if limit is None:
-        limit = int(float(os.environ.get(LIMIT_VARIABLE) or LIMIT_GB) * 1e9)
-    entries = [folder for folder in (home / "data").iterdir() if (folder / CONTENT).is_file()]
-    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in entries}
-    used = {folder: (folder / LEASE).stat().st_mtime_ns if (folder / LEASE).exists() else 0 for folder in entries}
-    removed = []
-    for folder in sorted(entries, key=lambda entry: (used[entry], entry.name)):
-        if sum(sizes.values()) <= limit:
-            break
-        if _remove(folder):
-            removed.append(folder)
-            del sizes[folder]
+    limit, root = _limit(), home / "data"
+    with _locked(root / "evict", wait=False) as mine:
+        if not mine:
+            return []
+        for leftover in root.glob(f"{UNFINISHED}*"):
+            with _locked(root / leftover.name.removeprefix(UNFINISHED), wait=False) as abandoned:
+                if abandoned:
+                    shutil.rmtree(leftover)
+        entries = [folder for folder in root.iterdir() if (folder / CONTENT).is_file()]
+        sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in entries}
+        used = {folder: (folder / LEASE).stat().st_mtime_ns for folder in entries}
+        removed = []
+        for folder in sorted(entries, key=lambda entry: (used[entry], entry.name)):
+            if sum(sizes.values()) <= limit:
+                break
+            if _remove(folder):
+                removed.append(folder)
+                del sizes[folder]
     return removed
 
 
-class ArrayWriter:
-    """Writes a .npy file row by row, so that the whole array is never in memory; a context manager.
-
-    Args:
-        path: the file.
-        dtype: of the array.
-        row: shape of one row; () for a flat array.
-    """
-
-    def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = ()) -> None:
-        self._file = path.open("wb")
-        self._dtype, self._row = np.dtype(dtype), row
-        self.rows = 0
-        self._header()
-
-    def append(self, rows: np.ndarray) -> None:
-        """Add rows [k, *row]."""
-        if rows.shape[1:] != self._row:
-            raise ValueError(f"rows of the shape {list(rows.shape[1:])} in an array of {list(self._row)}")
-        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
-        self.rows += len(rows)
-
-    def __enter__(self) -> ArrayWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._file.seek(0)
-        self._header()
-        self._file.close()
-
-    def _header(self) -> None:
-        # NumPy pads the header so that it keeps its length while the first axis grows
-        shape = (self.rows, *self._row)
-        facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, facts)
+def _limit() -> float:
+    stated = os.environ.get(LIMIT_VARIABLE)
+    try:
+        return float(stated or LIMIT_GB) * 1e9
+    except ValueError:
+        raise InputError(f"{LIMIT_VARIABLE} is {stated!r}, not a number of gigabytes.") from None
 
 
-def _lock(folder: Path) -> FileLock:
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of an entry; False when another process holds it and there is no waiting."""
     locks = folder.parent / "locks"
     locks.mkdir(exist_ok=True)
-    return FileLock(locks / f"{folder.name}.lock")
+    lock = FileLock(locks / f"{folder.name}.lock")
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
     """A folder to fill that takes the name ``folder`` when the block ends without an error; under the entry's lock."""
-    temporary = folder.with_name(f".writing-{folder.name}")
+    temporary = folder.with_name(f"{UNFINISHED}{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a builder that was killed
     temporary.mkdir()
     try:
@@ -185,24 +174,24 @@ def _lease(folder: Path) -> None:
     if folder not in _leases or os.fstat(_leases[folder]).st_nlink == 0:
         if folder in _leases:  # the entry was removed by hand and built again
             os.close(_leases.pop(folder))
-        _leases[folder] = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        _leases[folder] = os.open(file, os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(_leases[folder], fcntl.LOCK_SH)
     os.utime(file)
 
 
 def _remove(folder: Path) -> bool:
-    """Remove an entry that nobody builds or uses."""
-    try:
-        with _lock(folder).acquire(blocking=False):
-            descriptor = os.open(folder / LEASE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                gone = folder.with_name(f".writing-{folder.name}")
-                shutil.rmtree(gone, ignore_errors=True)
-                folder.rename(gone)  # at once, so that a crash leaves no half entry
-                shutil.rmtree(gone, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-    except (Timeout, OSError):  # in use, or another process was quicker
-        return False
-    return True
+    """Remove an entry, unless somebody builds or uses it."""
+    with _locked(folder, wait=False) as free:
+        if not free:
+            return False
+        descriptor = os.open(folder / LEASE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)  # new leases are taken under the entry's lock, which is ours
+        gone = folder.with_name(f"{UNFINISHED}{folder.name}")
+        folder.rename(gone)  # at once, so that a crash leaves no half entry
+        shutil.rmtree(gone)
+        return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,8 +60,8 @@ def text_columns(rows: Dataset, dataset: DatasetConfig, *, pairs: bool) -> tuple
 def labels(table: Table, dataset: DatasetConfig) -> tuple[np.ndarray, list[str] | None]:
     """Class numbers [n] from 0, and the classes' names where they have any.
 
-    Integers are taken as they are. Strings are numbered as the list of class names says, or in alphabetical order over
-    all splits.
+    Whole numbers are taken as they are. Strings are numbered as the list of class names says, else in alphabetical
+    order over all splits.
 
     Raises:
         InputError: no such column, hidden labels, or something that is no class.
@@ -69,26 +69,32 @@ def labels(table: Table, dataset: DatasetConfig) -> tuple[np.ndarray, list[str] 
     rows, wanted = table.rows, dataset.columns.label
     by_kind = [name for name, feature in rows.features.items() if type(feature).__name__ == "ClassLabel"]
     name = _stated(wanted, rows, dataset) if wanted else _found("label", [*LABELS, *by_kind], rows, dataset)
-    values = np.array(rows[name][:])
+    feature: Any = rows.features[name]
     where = f"The column {name!r} of {dataset.path!r}"
-    if values.dtype.kind == "O" or values.ndim != 1:
-        raise InputError(f"{where} does not hold one label in every row.")
-    if values.dtype.kind == "U":
-        known = sorted({text for split in table.splits.values() for text in split.unique(name)})
-        stated = list(table.class_names or ())
-        names = stated if set(known) <= set(stated) else known
+    values = list(rows[name])
+    if None in values:
+        raise InputError(f"{where} has rows without a label.")
+    stated = list(getattr(feature, "names", None) or table.class_names or ())
+    if all(isinstance(value, str) for value in values):
+        names = stated if set(values) <= set(stated) else sorted(_every_value(table, name))
         number = {text: index for index, text in enumerate(names)}
-        return np.array([number[text] for text in values.tolist()], dtype=np.int64), names
-    if values.dtype.kind == "f" and (values == values.round()).all():
-        values = values.astype(np.int64)
-    if values.dtype.kind not in "biu":
-        raise InputError(f"{where} holds real numbers, not classes.", "Name another column: 'columns: {label: …}'.")
-    if values.min() < 0:
+        return np.array([number[text] for text in values], dtype=np.int64), names
+    if not all(isinstance(value, (int, float)) and float(value).is_integer() for value in values):
+        raise InputError(f"{where} holds no classes but {feature}.", "Name another: 'columns: {label: …}'.")
+    y_n = np.array(values, dtype=np.int64)
+    if y_n.min() < 0:
         raise InputError(
-            f"{where} holds no labels in the split {dataset.split!r}: they are -1.",
-            "Benchmarks such as GLUE hide those of 'test': take another split.",
+            f"{where} hides the labels of the split {dataset.split!r}: they are -1.",
+            "Benchmarks such as GLUE do that to 'test': take another split.",
         )
-    return values.astype(np.int64), list(getattr(rows.features[name], "names", None) or table.class_names or ()) or None
+    if stated and y_n.max() >= len(stated):
+        raise InputError(f"{where} has the label {y_n.max()}, but there are names for {len(stated)} classes.")
+    return y_n, stated or None
+
+
+def _every_value(table: Table, name: str) -> set[str]:
+    """The labels of all splits, so that a class has the same number in each."""
+    return {text for rows in table.every_split().values() for text in rows.unique(name) if text is not None}
 
 
 def _stated(name: str, rows: Dataset, dataset: DatasetConfig) -> str:

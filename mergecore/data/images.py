@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mergecore.data.arrays import read_npz
-from mergecore.data.cache import ArrayWriter, build_once, count_decoded
+from mergecore.data.arrays import ArrayWriter, read_npz
+from mergecore.data.cache import build_once, count_decoded
 from mergecore.data.columns import image_column, labels
 from mergecore.data.preprocessors import Pipeline, Preprocessor, as_picture, find_preprocessor
 from mergecore.data.sources import Source, find_source
@@ -62,13 +62,17 @@ class Images:
         return len(self.y)
 
     def batch(self, start: int, stop: int, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Images [b, C, H, W] as the network takes them: float32, normalised, on ``device``.
+        """Images [b, C, H, W] as the network takes them, on ``device``."""
+        return self.normalised(torch.from_numpy(np.array(self.x[start:stop])).to(device))
+
+    def normalised(self, stored_bCHW: torch.Tensor) -> torch.Tensor:
+        """Rows of ``x`` as the network takes them: float32, where they lie.
 
         One channel becomes as many as ``mean`` has.
         """
-        stored = torch.from_numpy(np.array(self.x[start:stop])).to(device)  # bytes travel, a quarter of the floats
-        images_bCHW = stored.float().div_(255) if stored.dtype == torch.uint8 else stored.float()
+        images_bCHW = stored_bCHW.float().div_(255) if stored_bCHW.dtype == torch.uint8 else stored_bCHW.float()
         if self.mean:
+            device = stored_bCHW.device
             mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std))
             images_bCHW = images_bCHW.sub(mean).div_(std)
         return images_bCHW
@@ -113,8 +117,11 @@ def load_images(
 def _from_npz(folder: Path, file: Path, dataset: DatasetConfig) -> dict[str, Any]:
     x, y, names = read_npz(file, dataset.path, dataset.split)
     chosen = stratified(y, dataset.limit, dataset.seed)
-    np.save(folder / "x.npy", _channels_first(x, dataset.path)[chosen])
     np.save(folder / "y.npy", y[chosen])
+    x_nCHW = _channels_first(x, dataset.path)
+    with ArrayWriter(folder / "x.npy", np.uint8 if x.dtype == np.uint8 else np.float32, x_nCHW.shape[1:]) as writer:
+        for start in range(0, len(chosen), CHUNK):
+            writer.append(x_nCHW[chosen[start : start + CHUNK]])
     count_decoded(len(chosen))
     return {"mean": [], "std": [], "class_names": names}
 
@@ -126,7 +133,7 @@ def _channels_first(x: np.ndarray, path: str) -> np.ndarray:
     if x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] in (1, 3):
         return x.transpose(0, 3, 1, 2)
     if x.ndim == 4 and (x.dtype == np.uint8 or x.dtype.kind == "f"):
-        return x if x.dtype == np.uint8 else x.astype(np.float32, copy=False)
+        return x
     raise InputError(f"The images of {path!r} have the shape {list(x.shape)}, not [n, C, H, W].")
 
 
@@ -152,6 +159,7 @@ def _from_table(
 def _preprocessed(rows: Dataset, column: str, pipeline: Pipeline, path: str) -> Iterator[np.ndarray]:
     """Bytes [k, C, H, W] of ``CHUNK`` pictures after the other."""
     import datasets
+    from PIL.Image import DecompressionBombError
 
     feature = datasets.Image()
     rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
@@ -161,9 +169,9 @@ def _preprocessed(rows: Dataset, column: str, pipeline: Pipeline, path: str) -> 
             raise InputError(f"The column {column!r} of {path!r} has rows without a picture.")
         try:
             return pipeline.to_bytes(feature.decode_example(stored))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
             name = stored["path"] or "a picture"
-            raise InputError(f"{name!r} of {path!r} cannot be decoded: {error}.") from None
+            raise InputError(f"The picture {name!r} of {path!r} cannot be decoded: {error}.") from None
 
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
         for start in range(0, len(rows), CHUNK):

@@ -17,6 +17,7 @@ import numpy as np
 
 from mergecore.errors import InputError
 from mergecore.files import file_digest
+from mergecore.registry import did_you_mean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,8 +86,9 @@ def _by_files(folder: Path) -> Preprocessor | None:
         facts = ["transformers", [file_digest(file) for file in processor]]
         libraries = [version(library) for library in ("transformers", "torchvision", "pillow")]
         return Preprocessor([*facts, libraries], lambda: _transformers(folder))
-    config: Any = _read(folder / OPEN_CLIP_FILE).get("preprocess_cfg")
-    if isinstance(config, dict):
+    content = _read(folder / OPEN_CLIP_FILE)
+    if isinstance(content.get("model_cfg"), dict):
+        config = {**(content.get("preprocess_cfg") or {}), **_open_clip_size(content["model_cfg"])}
         libraries = [version(library) for library in ("open_clip_torch", "pillow")]
         return Preprocessor(["open_clip", config, libraries], lambda: _open_clip(config))
     content = _read(folder / "config.json")
@@ -160,10 +162,15 @@ def _open_clip_by_name(name: str) -> Pipeline:
     model, _, tag = name.partition("/")
     stated = open_clip.get_model_config(model)
     if stated is None:
-        raise InputError(f"open_clip has no model {model!r}.")
+        raise InputError(f"open_clip has no model {model!r}.", did_you_mean(model, open_clip.list_models()))
     published = pretrained_config(model, tag) if tag else {}
-    config = {key: published[key] for key in ("mean", "std", "interpolation", "resize_mode") if published.get(key)}
-    return _open_clip(config | {"size": stated["vision_cfg"]["image_size"]})
+    return _open_clip({key: value for key, value in published.items() if value} | _open_clip_size(stated))
+
+
+def _open_clip_size(config: dict[str, Any]) -> dict[str, Any]:
+    """The network knows best what size it reads."""
+    size = (config.get("vision_cfg") or {}).get("image_size")
+    return {} if size is None else {"size": size}
 
 
 def _timm(config: dict[str, Any]) -> Pipeline:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mergecore.data.cache import ArrayWriter, build_once, count_decoded
+from mergecore.data.arrays import ArrayWriter
+from mergecore.data.cache import build_once, count_decoded
 from mergecore.data.columns import labels, text_columns
 from mergecore.data.sources import find_source
 from mergecore.data.subsets import stratified, uniform
@@ -70,7 +71,7 @@ class Texts:
         """
         indices = np.asarray(indices)
         lengths_b = self.lengths[indices]
-        shape = (len(indices), int(lengths_b.max()))
+        shape = (len(indices), max(int(lengths_b.max()), 1))
         found = {
             "input_ids": np.full(shape, self.pad_id, dtype=np.int64),
             "attention_mask": np.zeros(shape, dtype=np.int64),

@@ -122,16 +122,17 @@ def find_tokenizer(context: Context) -> FoundTokenizer:
     Raises:
         InputError: there is none.
     """
-    for folder in (context.head_folder, context.base_folder):
-        files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()] if folder is not None else []
-        if folder is not None and files:
-            config = _config(context.folder or folder) or _config(folder)
-            stated = {key: config.get(key) for key in ("model_type", "pad_token_id", *POSITIONS, "text_config")}
+    folders = [folder for folder in (context.head_folder, context.base_folder) if folder is not None]
+    config = next(filter(None, map(_config, folders)), {})  # an adapter's folder has none
+    for folder in folders:
+        files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+        if files:
+            stated = {key: config.get(key) for key in ("model_type", "pad_token_id", "text_config", *POSITIONS)}
+            digests = [[file.name, file_digest(file)] for file in files]
             libraries = [version(library) for library in ("transformers", "tokenizers")]
-            facts = [[[file.name, file_digest(file)] for file in files], stated, libraries]
-            return FoundTokenizer(facts, partial(_load, folder, config))
+            return FoundTokenizer([digests, stated, libraries], partial(_load, folder, config))
     raise InputError(
-        f"The checkpoint {context.base!r} has no tokenizer files, so its texts cannot be tokenised.",
+        f"The checkpoint {context.base!r} has no tokenizer files, so no text can be read for it.",
         "Put tokenizer.json and tokenizer_config.json into its folder.",
     )
 

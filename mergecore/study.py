@@ -180,6 +180,7 @@ def open_study(config: StudyConfig, home: Path) -> Opened:
     Raises:
         InputError: anything that cannot work, before any evaluation.
     """
+    device_of(config)  # no GPU where one is asked for: say so before anything is opened
     base = open_checkpoint(config.base, home=home)
     models = {model.name: open_checkpoint(model.source, home=home) for model in config.models}
     alignment = align(base, models, heads=config.merge.heads, vocabulary=config.merge.vocabulary)
@@ -312,13 +313,22 @@ def _held_out(dataset: DatasetConfig) -> DatasetConfig:
 
 
 def device_of(config: StudyConfig) -> str:
-    """ "cuda" when workers are given GPUs."""
-    wanted = config.execution.gpus_per_worker
-    if wanted == "auto":
-        import torch
+    """ "cuda" when workers are given GPUs.
 
-        return "cuda" if config.execution.ray_address is None and torch.cuda.is_available() else "cpu"
-    return "cuda" if wanted else "cpu"
+    Raises:
+        InputError: workers of this machine are to have GPUs that it has not.
+    """
+    import torch
+
+    execution = config.execution
+    if execution.gpus_per_worker == "auto":
+        return "cuda" if execution.ray_address is None and torch.cuda.is_available() else "cpu"
+    if execution.gpus_per_worker and execution.ray_address is None and not torch.cuda.is_available():
+        raise InputError(
+            f"execution.gpus_per_worker is {execution.gpus_per_worker:g}, but torch finds no GPU on this machine.",
+            "Leave it away, or name a cluster with 'execution: {ray_address: …}'.",
+        )
+    return "cuda" if execution.gpus_per_worker else "cpu"
 
 
 def precision_of(config: StudyConfig) -> str:

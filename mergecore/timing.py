@@ -31,9 +31,11 @@ def seconds_of_evaluations(config: StudyConfig, opened: Opened) -> dict[str, flo
     """Task to seconds of one evaluation, on a network of zeros: as fast as any other, and nothing has to be read.
 
     Left out are tasks that call no network of ours or whose evaluator refuses zeros, and every task when the network
-    would fill memory.
+    would fill memory or the GPUs are elsewhere.
     """
     device = torch.device(device_of(config))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return {}  # the GPUs are the cluster's
     # with heads apart, each task's own one completes the body
     kept = opened.alignment.base.tensors if opened.heads else opened.base.tensors
     if 3 * 4 * sum(math.prod(info.shape) for info in kept.values()) > _free_bytes(device):

@@ -8,28 +8,34 @@ weights).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate
+from mergecore.evaluators.batching import Batcher, is_out_of_memory
 
 STATISTICS = ("running_mean", "running_var")
 
 
 def estimate_statistics(
-    candidate: Candidate, module: torch.nn.Module, batches: Iterable[torch.Tensor]
+    candidate: Candidate, module: torch.nn.Module, count: int, batch: Callable[[int], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Means of the batches' statistics, each batch with the same weight; the network is left as it was found.
 
     Args:
         candidate: says how forward passes are run.
         module: the network, with at least one batch-norm layer.
-        batches: [b, C, H, W] each, b > 1.
+        count: number of batches.
+        batch: [b, C, H, W] of each number, b > 1. Never cut when memory runs out: that would change the statistics.
 
     Returns:
         Name in the network's state dict to tensor, for the running mean and variance of each layer that was reached.
+
+    Raises:
+        InputError: a batch does not fit in memory.
     """
     layers = norm_layers(module)
     counts = {f"{name}.num_batches_tracked": torch.zeros_like(_count(layer)) for name, layer in layers.items()}
@@ -38,10 +44,21 @@ def estimate_statistics(
         for name, layer in layers.items()
         for kind in STATISTICS
     }
-    with _averaging(layers.values()):
-        for images_bCHW in batches:
+
+    def forward(number: int, _: int) -> None:
+        try:
             with candidate.inference():
-                torch.func.functional_call(module, found | counts, (images_bCHW,))
+                torch.func.functional_call(module, found | counts, (batch(number),), tie_weights=False)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                "A batch that batch-norm statistics are estimated on does not fit in memory.",
+                "Set a smaller args.batch_norm.batch_size; it is not changed by itself, because it changes results.",
+            ) from error
+
+    with _averaging(layers.values()):
+        Batcher(1, example_bytes=0, device=candidate.device).map(count, forward)
     reached = {name.rpartition(".")[0] for name, count in counts.items() if int(count)}
     return {name: tensor for name, tensor in found.items() if name.rpartition(".")[0] in reached}
 

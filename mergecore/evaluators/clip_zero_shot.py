@@ -25,6 +25,7 @@ from mergecore.evaluators.clip_towers import (
     tokenize,
     tokenizer_facts,
 )
+from mergecore.evaluators.image_feed import ImageFeed
 from mergecore.evaluators.prompts import prompt_table
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class ClipZeroShot(Evaluator):
         self._tokenizer_facts = tokenizer_facts(context)
         self._frozen_CD: torch.Tensor | None = None
         self._tokens: dict[str, torch.Tensor] = {}
+        self._text_batcher: Batcher | None = None
+        self._feed: ImageFeed | None = None
 
     @property
     def key(self) -> str:
@@ -84,17 +87,18 @@ class ClipZeroShot(Evaluator):
 
     def evaluate(self, candidate: Candidate) -> Measurement:
         """One pass over the images."""
-        module, images = candidate.module(), self._images
+        module = candidate.module()
         head_CD = self._head(candidate, module)
-        example_bytes = 4 * int(np.prod(images.x.shape[1:]))
+        if self._feed is None:
+            self._feed = ImageFeed(self._images, candidate.device, self._args.batch_size)
+        feed = self._feed
 
         def logits_of(start: int, stop: int) -> torch.Tensor:
-            batch_bCHW = images.batch(start, stop, candidate.device)
+            features_bD = image_features(candidate, module, feed[start:stop])
             with torch.inference_mode():
-                return image_features(candidate, module, batch_bCHW) @ head_CD.T
+                return features_bD @ head_CD.T
 
-        batcher = Batcher(self._args.batch_size, example_bytes=example_bytes, device=candidate.device)
-        return measure_classifier(logits_of, images.y, batcher=batcher, task=self._name)
+        return measure_classifier(logits_of, self._images.y, batcher=feed.batcher, task=self._name)
 
     def check(self, base: Any) -> None:
         """The base must be a CLIP."""
@@ -135,12 +139,12 @@ class ClipZeroShot(Evaluator):
         return torch.from_numpy(np.array(entry.array("features"))).to(candidate.device)
 
     def _encode(self, candidate: Candidate, module: torch.nn.Module) -> torch.Tensor:
-        if not self._tokens:
+        if self._text_batcher is None:
             sentences = [template.replace("{}", name) for name in self._classes for template in self._templates]
             self._tokens = tokenize(self._context, sentences)
-        length = next(iter(self._tokens.values())).shape[1]
-        batcher = Batcher(self._args.batch_size, example_bytes=length * BYTES_PER_TOKEN, device=candidate.device)
-        return text_features(candidate, module, self._tokens, classes=len(self._classes), batcher=batcher)
+            sentence_bytes = BYTES_PER_TOKEN * next(iter(self._tokens.values())).shape[1]
+            self._text_batcher = Batcher(self._args.batch_size, example_bytes=sentence_bytes, device=candidate.device)
+        return text_features(candidate, module, self._tokens, classes=len(self._classes), batcher=self._text_batcher)
 
     @property
     def _prompt_facts(self) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,6 +13,10 @@ from tests.mergecore.evaluators.pico_resnet import candidate, resnet
 BATCHES = torch.randn(3, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 + 1
 
 
+def estimated(module: torch.nn.Module, count: int = 3) -> dict[str, torch.Tensor]:
+    return estimate_statistics(candidate(module), module, count, BATCHES.__getitem__)
+
+
 @pytest.mark.parametrize("library", ["transformers", "timm", "torchvision"])
 def test_equals_update_bn_and_touches_nothing(library: str) -> None:
     module = resnet(library)
@@ -21,7 +24,7 @@ def test_equals_update_bn_and_touches_nothing(library: str) -> None:
     torch.optim.swa_utils.update_bn(BATCHES, expected)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     places = [buffer.data_ptr() for buffer in module.buffers()]
-    found = estimate_statistics(candidate(module), module, BATCHES)
+    found = estimated(module)
     assert set(found) == {name for name in before if name.endswith(("running_mean", "running_var"))}
     for name, tensor in found.items():
         assert torch.equal(tensor, expected.state_dict()[name]), name
@@ -40,12 +43,13 @@ def test_touches_nothing_when_a_pass_fails() -> None:
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     places = [buffer.data_ptr() for buffer in module.buffers()]
 
-    def batches() -> Iterator[torch.Tensor]:
-        yield BATCHES[0]
-        raise ValueError("torn file")
+    def batch(number: int) -> torch.Tensor:
+        if number == 1:
+            raise ValueError("torn file")
+        return BATCHES[number]
 
     with pytest.raises(ValueError, match="torn file"):
-        estimate_statistics(candidate(module), module, batches())
+        estimate_statistics(candidate(module), module, 3, batch)
     assert_untouched(module, before, places)
 
 
@@ -53,7 +57,7 @@ def test_dropout_stays_off() -> None:
     """`update_bn` trains the whole network; what is estimated here is what the network is measured with."""
     norm = torch.nn.BatchNorm2d(3)
     module = torch.nn.Sequential(torch.nn.Dropout(0.9), norm).eval()
-    found = estimate_statistics(candidate(module), module, BATCHES[:1])
+    found = estimated(module, 1)
     torch.testing.assert_close(found["1.running_mean"], BATCHES[0].mean((0, 2, 3)))
 
 
@@ -68,4 +72,4 @@ def test_layers_that_no_pass_reaches_keep_their_statistics() -> None:
             return self[0](images)
 
     module = Auxiliary(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)).eval()
-    assert set(estimate_statistics(candidate(module), module, BATCHES)) == {"0.running_mean", "0.running_var"}
+    assert set(estimated(module)) == {"0.running_mean", "0.running_var"}

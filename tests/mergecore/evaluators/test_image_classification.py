@@ -219,7 +219,7 @@ def test_batches_of_statistics_are_never_cut(images: str, home: Path, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(module, "forward", exhausted)
-    with pytest.raises(InputError, match=r"a batch of args\.batch_norm does not fit in memory"):
+    with pytest.raises(InputError, match=r"does not fit in memory\. Set a smaller args\.batch_norm\.batch_size"):
         evaluator(images, home, batch_norm=NORM).evaluate(candidate(module))
 
 

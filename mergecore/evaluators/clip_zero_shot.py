@@ -171,6 +171,14 @@ class ClipZeroShot(Evaluator):
             raise InputError(
                 f"The task {self._name!r} has {len(names)} class names, but the data set {path!r} {expected} classes."
             )
+        places = {name: number for number, name in enumerate(own or ())}
+        moved = next((name for number, name in enumerate(names) if places.get(name, number) != number), None)
+        if moved is not None:
+            raise InputError(
+                f"The task {self._name!r}: {moved!r} is class {places[moved]} of the data set {path!r}, but number "
+                f"{names.index(moved)} of args.class_names.",
+                "List them in the order of the labels.",
+            )
         return names
 
     def _template_list(self) -> list[str]:

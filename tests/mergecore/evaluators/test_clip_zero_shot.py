@@ -199,6 +199,21 @@ def test_prompts_of_a_known_data_set(tmp_path: Path, images: str, home: Path) ->
     assert made._templates[0] == "a chest X-ray showing {}."
 
 
+def test_classes_are_called_as_the_data_set_calls_them(tmp_path: Path, images: str, home: Path) -> None:
+    place = transformers_clips(tmp_path)[0]
+    with np.load(images) as data:
+        np.savez(tmp_path / "named.npz", **data, classes=NAMES)
+    named = str(tmp_path / "named.npz")
+    own = evaluator(place, named, home, templates=TEMPLATES)
+    assert own._classes == NAMES
+    assert evaluator(place, named, home, templates=TEMPLATES, class_names=NAMES).key == own.key
+    assert evaluator(place, named, home, class_names=["tomcat", "dog", "bear"])._classes[2] == "bear"
+    with pytest.raises(InputError, match=r"'dog' is class 1 of the data set .*, but number 0 of args\.class_names"):
+        evaluator(place, named, home, class_names=["dog", "cat", "polar bear"])
+    with pytest.raises(InputError, match=r"has 4 class names, but the data set .* 3 classes"):
+        evaluator(place, named, home, class_names=[*NAMES, "newt"])
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -10,6 +10,7 @@ EVALUATORS = Registry(
         "clip_zero_shot": "mergecore.evaluators.clip_zero_shot:ClipZeroShot",
         "image_classification": "mergecore.evaluators.image_classification:ImageClassification",
         "python": "mergecore.evaluators.python:PythonCallable",
+        "sequence_classification": "mergecore.evaluators.sequence_classification:SequenceClassification",
     },
 )
 """Each entry is a subclass of `mergecore.evaluators.base.Evaluator`; adding one is a file and a line here."""

@@ -67,6 +67,7 @@ class Context:
         weights_key: content key of base, task vectors and head; what is derived from frozen weights is cached under
             it. Empty while a study is only checked.
         architecture: how the network is built when no config.json says so, such as "open_clip:ViT-B-32".
+        classes: number of classes of the head, where the folder's config.json describes a network without it.
     """
 
     home: Path
@@ -75,6 +76,7 @@ class Context:
     head_folder: Path | None = None
     weights_key: str = ""
     architecture: str = ""
+    classes: int | None = None
 
     @property
     def folder(self) -> Path | None:

@@ -1,13 +1,15 @@
-"""Networks that the evaluators of the contract suite measure, each with a labelled .npz file."""
+"""Networks that the evaluators of the contract suite measure, each with its data; where real data are."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.mergecore.evaluators.pico_clip import transformers_clips
+from tests.mergecore.evaluators.pico_texts import family, labelled
 
 
 @pytest.fixture
@@ -18,3 +20,25 @@ def pico_clip(tmp_path: Path) -> dict[str, str]:
     np.savez(tmp_path / "images.npz", x_validation=images, y_validation=generator.integers(0, 3, 40))
     places = dict(zip(("base", "first", "second"), transformers_clips(tmp_path), strict=True))
     return places | {"data": str(tmp_path / "images.npz")}
+
+
+@pytest.fixture
+def pico_classifier(tmp_path: Path) -> dict[str, str]:
+    """A base and two fine-tuned pico GPT-2s that classify texts, without a padding token as the hub's."""
+    places = family(tmp_path, "gpt2", num_labels=3, pad_token_id=None)
+    return places | {"data": labelled(tmp_path / "texts.jsonl")}
+
+
+@pytest.fixture
+def pico_language_model(tmp_path: Path) -> dict[str, str]:
+    """A base and two fine-tuned pico Llamas that predict the next word."""
+    return family(tmp_path, "llama-lm") | {"data": labelled(tmp_path / "texts.jsonl")}
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data and weights, where there is one."""
+    folder = Path(os.environ.get("MERGECORE_DATA") or Path(__file__).parents[4] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("real data and weights: set MERGECORE_DATA")
+    return folder

@@ -45,7 +45,7 @@ def callables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-NETWORKS = {"clip_zero_shot": "pico_clip"}
+NETWORKS = {"clip_zero_shot": "pico_clip", "sequence_classification": "pico_classifier"}
 """Fixture with base, first, second and data of the evaluators that do not measure a `pico_vit`."""
 
 
@@ -65,6 +65,7 @@ def task_for(evaluator: str, pico: dict[str, str], callables: str, **changes: An
         },
         "image_classification": {"dataset": {"path": pico["data"], "split": "validation"}},
         "python": {"args": {"function": f"{callables}:norm", "power": 2.0}},
+        "sequence_classification": {"dataset": {"path": pico["data"], "split": "validation"}},
     }
     return TaskConfig.model_validate({"name": "t", "evaluator": evaluator, **tasks[evaluator], **changes})
 

@@ -159,13 +159,14 @@ def _reading(path: str) -> Iterator[None]:
 
     bars, level = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs, it raises as well
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # errors of every kind, its dependencies' too
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = "a split of it is empty" if "corresponds to no data" in reason else reason
         raise InputError(f"The data set {path!r} cannot be read: {reason}.") from None
     finally:
         datasets.logging.set_verbosity(level)

@@ -43,7 +43,7 @@ class Images:
     """Labelled images of one size.
 
     Attributes:
-        x: [n, C, H, W] uint8, or float32 of an .npz of floats, memory-mapped.
+        x: [n, C, H, W] memory-mapped: uint8, or float32 where the data or the checkpoint's processor make floats.
         y: [n] int64 class numbers.
         mean: per channel, subtracted after scaling bytes to [0, 1]; empty: nothing.
         std: per channel, divided by.
@@ -148,7 +148,7 @@ def _from_table(
         np.save(folder / "y.npy", y[chosen])
         chunks = _preprocessed(table.rows.select(chosen), image_column(table.rows, dataset), pipeline, dataset.path)
         first = next(chunks)
-        with ArrayWriter(folder / "x.npy", np.uint8, first.shape[1:]) as writer:
+        with ArrayWriter(folder / "x.npy", first.dtype, first.shape[1:]) as writer:
             for chunk in itertools.chain([first], chunks):
                 if chunk.shape[1:] != first.shape[1:]:
                     raise _sizes_differ(dataset.path)
@@ -157,7 +157,7 @@ def _from_table(
 
 
 def _preprocessed(rows: Dataset, column: str, pipeline: Pipeline, path: str) -> Iterator[np.ndarray]:
-    """Bytes [k, C, H, W] of ``CHUNK`` pictures after the other."""
+    """[k, C, H, W] of at most ``CHUNK`` pictures at a time."""
     import datasets
     from PIL.Image import DecompressionBombError
 
@@ -168,7 +168,7 @@ def _preprocessed(rows: Dataset, column: str, pipeline: Pipeline, path: str) -> 
         if stored is None:
             raise InputError(f"The column {column!r} of {path!r} has rows without a picture.")
         try:
-            return pipeline.to_bytes(feature.decode_example(stored))
+            return pipeline.to_array(feature.decode_example(stored))
         except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
             name = stored["path"] or "a picture"
             raise InputError(f"The picture {name!r} of {path!r} cannot be decoded: {error}.") from None

@@ -1,7 +1,8 @@
 """A checkpoint's own image preprocessing, up to the bytes that every evaluation starts from.
 
 Resizing and cropping end in bytes; scaling and normalising are two numbers a channel, applied to a whole batch on the
-device (`mergecore.data.images.Images.batch`). So the cache holds a quarter of the floats and loses nothing.
+device (`mergecore.data.images.Images.batch`). So the cache holds a quarter of the floats and loses nothing. A processor
+that does anything else after resizing is found out by a trial, and its floats are kept instead.
 """
 
 from __future__ import annotations
@@ -27,18 +28,20 @@ if TYPE_CHECKING:
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 OPEN_CLIP_FILE = "open_clip_config.json"
 
+ToArray = Callable[["Image"], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Pipeline:
     """Preprocessing that is ready to run.
 
     Attributes:
-        to_bytes: a picture of any size to uint8 [C, H, W].
+        to_array: a picture of any size to [C, H, W]: uint8, or float32 ready for the network.
         mean: per channel, subtracted after scaling bytes to [0, 1]; empty when nothing is normalised.
         std: per channel, divided by.
     """
 
-    to_bytes: Callable[[Image], np.ndarray]
+    to_array: ToArray
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -59,15 +62,14 @@ class Preprocessor:
 def find_preprocessor(context: Context) -> Preprocessor | None:
     """The preprocessing of the network that a task is measured on; None when nothing states one.
 
-    By ``context.architecture`` where that names a library's model, else by the files of the head's folder, then of the
-    base's.
+    By the files of the head's folder, then of the base's; else by ``context.architecture`` where that names a model of
+    a library.
     """
-    family, _, name = context.architecture.partition(":")
-    folders = [folder for folder in (context.head_folder, context.base_folder) if folder is not None]
-    for folder in folders:
-        found = _by_files(folder)
+    for folder in (context.head_folder, context.base_folder):
+        found = _by_files(folder) if folder is not None else None
         if found is not None:
             return found
+    family, _, name = context.architecture.partition(":")
     if name and family in BY_NAME:
         library, load = BY_NAME[family]
         return Preprocessor([family, name, version(library), version("pillow")], lambda: load(name))
@@ -83,9 +85,9 @@ def as_picture(image: Image, channels: int) -> Image:
 def _by_files(folder: Path) -> Preprocessor | None:
     processor = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
     if processor:
-        facts = ["transformers", [file_digest(file) for file in processor]]
         libraries = [version(library) for library in ("transformers", "torchvision", "pillow")]
-        return Preprocessor([*facts, libraries], lambda: _transformers(folder))
+        facts = ["transformers", [file_digest(file) for file in processor], libraries]
+        return Preprocessor(facts, lambda: _transformers(folder))
     content = _read(folder / OPEN_CLIP_FILE)
     if isinstance(content.get("model_cfg"), dict):
         config = {**(content.get("preprocess_cfg") or {}), **_open_clip_size(content["model_cfg"])}
@@ -119,39 +121,56 @@ def _transformers(folder: Path) -> Pipeline:
     except (OSError, ValueError, TypeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise InputError(f"The image processor of {str(folder)!r} cannot be loaded: {reason}.") from None
-    mean, std = _scaled(processor)
+    mean, std = _numbers(processor)
+    converts = bool(getattr(processor, "do_convert_rgb", False))
+
+    def to_floats(image: Image, **steps: bool) -> np.ndarray:
+        picture = image if converts else as_picture(image, len(mean) or 3)
+        return np.asarray(processor(images=picture, return_tensors="np", **steps)["pixel_values"])[0]
 
     def to_bytes(image: Image) -> np.ndarray:
-        picture = as_picture(image, len(mean) or 3)
-        found = processor(images=picture, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
-        pixels = np.asarray(found)[0]
-        if pixels.dtype != np.uint8 or pixels.ndim != 3:
-            raise InputError(f"{type(processor).__name__} of {str(folder)!r} does not turn a picture into bytes.")
-        return pixels
+        return to_floats(image, do_rescale=False, do_normalize=False)
 
-    return Pipeline(to_bytes, mean, std)
+    return Pipeline(to_bytes, mean, std) if _agree(to_bytes, mean, std, to_floats) else Pipeline(to_floats, (), ())
 
 
-def _scaled(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation for bytes scaled by 1/255, from a processor that may scale otherwise.
-
-    It computes (byte · factor − offset − mean) / std.
-    """
+def _numbers(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation for bytes scaled by 1/255, from a processor that may scale otherwise or not at all."""
     factor = 255.0 * (float(processor.rescale_factor) if processor.do_rescale else 1.0)
     factor = 1.0 if abs(factor - 1.0) < 1e-6 else factor
-    offset = 1.0 if processor.do_rescale and getattr(processor, "rescale_offset", False) else 0.0
-    normalises = bool(getattr(processor, "do_normalize", False))
-    if not normalises and factor == 1.0 and not offset:
+    if getattr(processor, "do_normalize", False):
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    elif factor == 1.0:
         return (), ()
-    mean, std = (processor.image_mean, processor.image_std) if normalises else ((0.0,) * 3, (1.0,) * 3)
-    return tuple((float(m) + offset) / factor for m in mean), tuple(float(s) / factor for s in std)
+    else:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    return tuple(float(value) / factor for value in mean), tuple(float(value) / factor for value in std)
+
+
+def _agree(to_bytes: ToArray, mean: tuple[float, ...], std: tuple[float, ...], to_floats: ToArray) -> bool:
+    """Whether bytes, scaled and normalised, are the floats: tried on a picture of gradients."""
+    from PIL import Image as Images
+
+    grey = Images.linear_gradient("L")
+    trial = Images.merge("RGB", (grey, grey.rotate(90), grey.rotate(180)))
+    floats_CHW = to_floats(trial)
+    try:
+        bytes_CHW = to_bytes(trial)
+    except (TypeError, ValueError, RuntimeError):  # it cannot do without normalising
+        return False
+    if bytes_CHW.dtype != np.uint8 or bytes_CHW.shape != floats_CHW.shape:
+        return False
+    scaled_CHW = bytes_CHW / 255
+    if mean:
+        scaled_CHW = (scaled_CHW - np.reshape(mean, (-1, 1, 1))) / np.reshape(std, (-1, 1, 1))
+    return bool(np.abs(scaled_CHW - floats_CHW).max() <= 1e-5 * np.abs(floats_CHW).max())
 
 
 def _open_clip(config: dict[str, Any]) -> Pipeline:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     known = {key: value for key, value in config.items() if key in PreprocessCfg.__dataclass_fields__}
-    return _composed(image_transform_v2(PreprocessCfg(**known), is_train=False).transforms)
+    return _composed(image_transform_v2(PreprocessCfg(**known), is_train=False).transforms, colours_first=False)
 
 
 def _open_clip_by_name(name: str) -> Pipeline:
@@ -178,7 +197,8 @@ def _timm(config: dict[str, Any]) -> Pipeline:
 
     resolved = resolve_data_config(pretrained_cfg=config)
     keys = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-    return _composed(create_transform(**{key: resolved[key] for key in keys}, is_training=False).transforms)
+    transform = create_transform(**{key: resolved[key] for key in keys}, is_training=False)
+    return _composed(transform.transforms, colours_first=True)  # as the library's own loaders do
 
 
 def _timm_by_name(name: str) -> Pipeline:
@@ -189,6 +209,7 @@ def _timm_by_name(name: str) -> Pipeline:
 
 
 def _torchvision(name: str) -> Pipeline:
+    """What the library's best weights of that name were evaluated with; 224 pixels where there are none."""
     from torchvision import models
     from torchvision.transforms import functional
     from torchvision.transforms._presets import ImageClassification
@@ -196,31 +217,35 @@ def _torchvision(name: str) -> Pipeline:
     weights = getattr(models.get_model_weights(name), "DEFAULT", None)
     preset = weights.transforms() if weights is not None else ImageClassification(crop_size=224)
 
-    def to_bytes(image: Image) -> np.ndarray:
-        picture = as_picture(image, 3)
+    def to_array(image: Image) -> np.ndarray:
         picture = functional.resize(
-            picture, preset.resize_size, interpolation=preset.interpolation, antialias=preset.antialias
+            as_picture(image, 3), preset.resize_size, interpolation=preset.interpolation, antialias=preset.antialias
         )
         return np.asarray(functional.pil_to_tensor(functional.center_crop(picture, preset.crop_size)))
 
-    return Pipeline(to_bytes, tuple(preset.mean), tuple(preset.std))
+    return Pipeline(to_array, tuple(preset.mean), tuple(preset.std))
 
 
-def _composed(steps: list[Any]) -> Pipeline:
-    """Pipeline of a torchvision composition: pictures up to ``ToTensor``, numbers of the ``Normalize`` after it."""
+def _composed(steps: list[Any], *, colours_first: bool) -> Pipeline:
+    """Pipeline of a torchvision composition: pictures up to ``ToTensor``, numbers of the ``Normalize`` after it.
+
+    Args:
+        steps: the composition.
+        colours_first: whether a picture becomes red, green and blue before the first step or after the last.
+    """
     from torchvision.transforms import Normalize
 
     end = next(index for index, step in enumerate(steps) if type(step).__name__ in ("ToTensor", "MaybeToTensor"))
     normalise = next((step for step in steps[end:] if isinstance(step, Normalize)), None)
     mean, std = ((), ()) if normalise is None else (normalise.mean, normalise.std)
 
-    def to_bytes(image: Image) -> np.ndarray:
-        picture: Any = as_picture(image, 3)
+    def to_array(image: Image) -> np.ndarray:
+        picture: Any = as_picture(image, 3) if colours_first else image
         for step in steps[:end]:
             picture = step(picture)
-        return np.ascontiguousarray(np.asarray(as_picture(picture, 3)).transpose(2, 0, 1))
+        return np.asarray(as_picture(picture, 3)).transpose(2, 0, 1)
 
-    return Pipeline(to_bytes, tuple(float(m) for m in mean), tuple(float(s) for s in std))
+    return Pipeline(to_array, tuple(float(m) for m in mean), tuple(float(s) for s in std))
 
 
 BY_NAME: dict[str, tuple[str, Callable[[str], Pipeline]]] = {

@@ -45,7 +45,11 @@ def callables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-NETWORKS = {"clip_zero_shot": "pico_clip", "sequence_classification": "pico_classifier"}
+NETWORKS = {
+    "clip_zero_shot": "pico_clip",
+    "perplexity": "pico_language_model",
+    "sequence_classification": "pico_classifier",
+}
 """Fixture with base, first, second and data of the evaluators that do not measure a `pico_vit`."""
 
 
@@ -64,6 +68,7 @@ def task_for(evaluator: str, pico: dict[str, str], callables: str, **changes: An
             "args": {"class_names": ["cat", "dog", "newt"], "templates": ["a {}.", "{}!"]},
         },
         "image_classification": {"dataset": {"path": pico["data"], "split": "validation"}},
+        "perplexity": {"dataset": {"path": pico["data"], "split": "validation"}, "metric": "perplexity"},
         "python": {"args": {"function": f"{callables}:norm", "power": 2.0}},
         "sequence_classification": {"dataset": {"path": pico["data"], "split": "validation"}},
     }

@@ -15,8 +15,10 @@ from mergecore.errors import InputError
 from mergecore.evaluators.adaptation import Adaptation, BatchNormArguments, HeadArguments, adapted_logits
 from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments
 from mergecore.evaluators.batching import BatchSize
+from mergecore.evaluators.class_names import LabelMap, network_class_names, network_labels
 from mergecore.evaluators.classification import measure_classifier
 from mergecore.evaluators.image_feed import ImageFeed
+from mergecore.evaluators.networks import network_class, network_config
 
 if TYPE_CHECKING:
     from mergecore.config import DatasetConfig, TaskConfig
@@ -32,6 +34,9 @@ class ImageArguments(BaseModel):
     std: tuple[float, ...] = Field((), description="Per channel, divided by.")
     batch_norm: BatchNormArguments | None = Field(None, description="Estimate statistics again after each merge.")
     refit_head: HeadArguments | None = Field(None, description="Fit the last layer again after each merge.")
+    label_map: LabelMap | None = Field(
+        None, description="'by_name', 'by_number', or the network's class (name or number) for each of the data set's."
+    )
 
 
 class ImageClassification(Evaluator):
@@ -48,6 +53,7 @@ class ImageClassification(Evaluator):
             raise InputError(f"The task {task.name!r}: args.mean and args.std differ in length.")
         self._name, self._context = task.name, context
         self._images = self._load(dataset)
+        self._labels_n = self._network_labels()
         self._feeds: dict[str, ImageFeed] = {}
 
         def draw(split: str, limit: int, seed: int | None) -> Images:
@@ -58,8 +64,9 @@ class ImageClassification(Evaluator):
 
     @property
     def key(self) -> str:
-        """Content key of data, normalisation, adaptation and code version; the batch size is no content."""
-        facts = ["image_classification", self.version, self._images.key, self._adaptation.facts]
+        """Content key of images, labels, adaptation and code version; the batch size is no content."""
+        labels = hashlib.sha256(self._labels_n.tobytes()).hexdigest()
+        facts = ["image_classification", self.version, self._images.key, labels, self._adaptation.facts]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
@@ -74,7 +81,7 @@ class ImageClassification(Evaluator):
         def logits_of(start: int, stop: int) -> torch.Tensor:
             return adapted_logits(candidate, adapted, feed[start:stop])
 
-        return measure_classifier(logits_of, self._images.y, batcher=feed.batcher, task=self._name)
+        return measure_classifier(logits_of, self._labels_n, batcher=feed.batcher, task=self._name)
 
     def adapted_tensors(self, candidate: Candidate) -> dict[str, torch.Tensor]:
         """Re-estimated statistics and the refitted head."""
@@ -84,21 +91,23 @@ class ImageClassification(Evaluator):
         return {named.get(state[name].data_ptr(), name): tensor for name, tensor in self._adapted(candidate).items()}
 
     def check(self, base: Any) -> None:
-        """Compare the labels with the number of classes that the network's config states."""
+        """There are statistics to estimate, where that is asked for."""
         if self._args.batch_norm is not None and not any(name.endswith("running_mean") for name in base.tensors):
             raise InputError(
                 f"The task {self._name!r} asks for args.batch_norm, but {base.source!r} has no batch-norm layer."
             )
-        config = self._context.folder / "config.json" if self._context.folder is not None else None
-        if self._args.refit_head is not None or config is None or not config.is_file():
-            return
-        stated = json.loads(config.read_text("utf-8"))
-        classes = (
-            len(stated["id2label"]) if "id2label" in stated else stated.get("num_labels", stated.get("num_classes"))
-        )
-        highest = int(np.max(self._images.y))
-        if classes is not None and highest >= classes:
-            raise InputError(f"The task {self._name!r} has the label {highest}, but the model has {classes} classes.")
+
+    def _network_labels(self) -> np.ndarray:
+        """Labels [n] as the network numbers its classes, as far as its config says; a fitted head takes the data's."""
+        labels_n, wanted = np.array(self._images.y), self._args.label_map
+        network = _network_classes(self._context) if self._args.refit_head is None else None
+        if network is not None:
+            return network_labels(labels_n, self._images.class_names, network, label_map=wanted, task=self._name)
+        if wanted not in (None, "by_number"):
+            raise InputError(
+                f"The task {self._name!r}: args.label_map needs a network whose config.json names its classes."
+            )
+        return labels_n
 
     def _load(self, dataset: DatasetConfig) -> Images:
         return load_images(dataset, self._context, mean=self._args.mean, std=self._args.std)
@@ -110,3 +119,14 @@ class ImageClassification(Evaluator):
         if images.key not in self._feeds:
             self._feeds[images.key] = ImageFeed(images, device, self._args.batch_size)
         return self._feeds[images.key]
+
+
+def _network_classes(context: Context) -> list[str] | None:
+    """What the network's config calls its classes; None when it says nothing of them."""
+    config = network_config(context)
+    if "id2label" in config or (network_class(context) or "").endswith("ForImageClassification"):
+        return network_class_names(config)
+    if config.get("label_names"):
+        return [str(name) for name in config["label_names"]]
+    count = context.classes or config.get("num_classes")
+    return None if count is None else [str(number) for number in range(int(count))]

@@ -97,7 +97,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
             x_test=np.ones((1, 1, 8, 8), np.float32),
             y_test=np.array([0]),
         ),
-        "label 7, but the model has 3 classes",
+        "label 7, but the network tells 3 classes apart",
     ),
     "range of a metric": (lambda c: c["tasks"][0].update(range=[0, 100]), "'accuracy' lies in [0.0, 1.0]"),
     "unknown metric": (lambda c: c["tasks"][0].update(metric="accuracyy"), "Did you mean 'accuracy'?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,48 @@ def test_key_follows_what_changes_results(images: str, home: Path) -> None:
     assert evaluator(images, home, batch_size=3).key == keys[0]
 
 
+CONFIGS: dict[str, dict[str, Any]] = {
+    "transformers": {"id2label": {"0": "newt", "1": "cat", "2": "Dog"}},
+    "timm": {"architecture": "resnet18", "label_names": ["newt", "cat", "Dog"]},
+}
+
+
+@pytest.mark.parametrize("library", CONFIGS)
+def test_classes_in_another_order_than_the_networks(images: str, home: Path, tmp_path: Path, library: str) -> None:
+    with np.load(images) as data:
+        np.savez(tmp_path / "named.npz", **data, classes=["cat", "dog", "newt"])
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[library]))
+
+    def made(**args: Any) -> ImageClassification:
+        dataset = {"path": str(tmp_path / "named.npz"), "split": "validation"}
+        task = TaskConfig.model_validate({"name": "t", "dataset": dataset, "args": args})
+        return ImageClassification(task, task.dataset, Context(home, base_folder=tmp_path))
+
+    with pytest.raises(InputError, match="'cat' is class 0 of the data set, but class 1 of the network"):
+        made()
+    module = resnet(library)
+    by_name = made(label_map="by_name").evaluate(candidate(module)).metrics
+    with torch.no_grad():
+        output = module(split_of(images, "validation")[0])
+    predicted = (output.logits if library == "transformers" else output).argmax(1).numpy()
+    labels = np.array([1, 2, 0])[split_of(images, "validation")[1]]
+    assert by_name["accuracy"] == (predicted == labels).mean()
+    by_number = made(label_map="by_number")
+    assert by_number.evaluate(candidate(module)).metrics["accuracy"] != by_name["accuracy"]
+    assert by_number.key != made(label_map="by_name").key
+    fitted = made(refit_head=HEAD)  # has the data set's classes, whatever the network's are called
+    assert fitted.evaluate(candidate(module)).metrics["accuracy"] > by_name["accuracy"]
+
+
+@pytest.mark.parametrize("config", [{"num_classes": 2}, {"architectures": ["ViTForImageClassification"]}])
+def test_a_label_that_the_network_does_not_have(images: str, home: Path, tmp_path: Path, config: dict) -> None:
+    """transformers leaves ``id2label`` out of the config of two classes."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    task = TaskConfig.model_validate({"name": "t", "dataset": {"path": images, "split": "validation"}})
+    with pytest.raises(InputError, match="has the label 2, but the network tells 2 classes apart"):
+        ImageClassification(task, task.dataset, Context(home, base_folder=tmp_path))
+
+
 def test_batches_of_statistics_are_never_cut(images: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = resnet("timm")
 
@@ -244,6 +287,7 @@ def test_a_network_without_batch_norm(pico_vit: dict[str, str], home: Path) -> N
         ({"refit_head": {"ridge": 0}}, r"args\.refit_head\.ridge"),
         ({"batch_size": "huge"}, r"args\.batch_size"),
         ({"batchsize": 3}, "Did you mean 'batch_size'"),
+        ({"label_map": "by_name"}, r"label_map needs a network whose config\.json names its classes"),
     ],
 )
 def test_faults_in_arguments(images: str, home: Path, args: dict[str, Any], message: str) -> None:

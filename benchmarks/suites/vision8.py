@@ -1,0 +1,109 @@
+"""vision8: a small vision transformer pre-trained on a mixture of eight sets, fine-tuned on each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.suites.data import images, write_images
+from benchmarks.suites.training import Training, fit, recipe_folder, repeatable, study
+from mergecore.files import atomic_folder
+
+TASKS = (
+    "mnist",
+    "gtsrb",
+    "clothing",
+    "kannada_digits",
+    "cifar10",
+    "notmnist",
+    "sign_digits",
+    "omniglot_scripts",
+)
+"""In the order in which 2, 3, … of them are taken."""
+
+NETWORK: dict[str, Any] = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+PRE_TRAINING = Training(steps=700, batch=256, learning_rate=1e-3, weight_decay=0.01)
+FINE_TUNING = Training(steps=250, batch=64, learning_rate=5e-4)
+MEAN = STD = (0.5, 0.5, 0.5)
+SEED = 0
+
+
+def build(home: Path) -> dict[str, Any]:
+    """Train what is not there yet, and return the study's config."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+    folder = recipe_folder(home, "vision8", NETWORK, PRE_TRAINING, FINE_TUNING, TASKS, SEED)
+    data = {task: write_images(task, folder / "data") for task in TASKS}
+    models = {task: folder / "models" / task for task in TASKS}
+    if not (folder / "base").is_dir() or not all(place.is_dir() for place in models.values()):
+        sets = {task: _tensors(task) for task in TASKS}
+        with repeatable(SEED):
+            body = ViTModel(ViTConfig(**NETWORK), add_pooling_layer=False)
+            heads = {
+                task: torch.nn.Linear(NETWORK["hidden_size"], int(labels.max()) + 1)
+                for task, (_, labels) in sets.items()
+            }
+            _pre_train(body, heads, sets)
+            start = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+            with atomic_folder(folder / "base") as temporary:
+                body.save_pretrained(temporary)
+            for task, (pictures, labels) in sets.items():
+                network = ViTForImageClassification(ViTConfig(**NETWORK, num_labels=heads[task].out_features))
+                network.vit.load_state_dict(start)
+                network.classifier.load_state_dict(heads[task].state_dict())
+                network.classifier.requires_grad_(False)
+                _fine_tune(network, pictures, labels, task)
+                with atomic_folder(models[task]) as temporary:
+                    network.save_pretrained(temporary)
+    tasks = {"evaluator": "image_classification", "args": {"mean": list(MEAN), "std": list(STD)}, "limit": 600}
+    return study("vision8", folder / "base", models, data, tasks=tasks)
+
+
+def _tensors(task: str) -> tuple[torch.Tensor, torch.Tensor]:
+    arrays = images(task)
+    return torch.from_numpy(arrays["x_train"]).permute(0, 3, 1, 2), torch.from_numpy(arrays["y_train"])
+
+
+def _scaled(pictures: torch.Tensor) -> torch.Tensor:
+    return (pictures.float() / 255 - MEAN[0]) / STD[0]
+
+
+def _pre_train(
+    body: torch.nn.Module, heads: dict[str, torch.nn.Linear], sets: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    """The same number of pictures of every set in each batch, whatever the sets' sizes."""
+    parameters = [*body.parameters(), *(p for head in heads.values() for p in head.parameters())]
+    share = PRE_TRAINING.batch // len(sets)
+    generator = torch.Generator().manual_seed(SEED)
+
+    def loss_of(_: torch.Tensor) -> torch.Tensor:
+        drawn = {task: torch.randint(len(labels), (share,), generator=generator) for task, (_, labels) in sets.items()}
+        pictures = torch.cat([sets[task][0][members] for task, members in drawn.items()])
+        features = body(pixel_values=_scaled(pictures)).last_hidden_state[:, 0].split(share)
+        losses = [
+            torch.nn.functional.cross_entropy(heads[task](part), sets[task][1][members])
+            for part, (task, members) in zip(features, drawn.items(), strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    fit(loss_of, parameters, PRE_TRAINING.batch, PRE_TRAINING, seed=SEED, label="vision8 base")
+
+
+def _fine_tune(network: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor, task: str) -> None:
+    def loss_of(members: torch.Tensor) -> torch.Tensor:
+        logits = network(pixel_values=_scaled(pictures[members])).logits
+        return torch.nn.functional.cross_entropy(logits, labels[members])
+
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    fit(loss_of, trained, len(labels), FINE_TUNING, seed=SEED, label=f"vision8 {task}")

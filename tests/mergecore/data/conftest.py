@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from PIL import Image
 from mergecore.config import DatasetConfig
 from mergecore.evaluators.base import Context
 
-Rows = dict[str, list[Any]]
 CLASSES = ("ant", "bee", "test tube")
 
 
@@ -52,9 +51,12 @@ def class_folders(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def word_tokenizer() -> Callable[..., Any]:
-    """Makes a tokenizer of whole words with the special tokens of BERT or of GPT-2, and saves it."""
-    return save_word_tokenizer
+def real_data() -> Path:
+    """Real data, which never enters the project."""
+    folder = Path(os.environ.get("MERGECORE_DATA") or Path(__file__).parents[4] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("real data: set MERGECORE_DATA")
+    return folder
 
 
 def save_word_tokenizer(folder: Path, words: str, *, kind: str = "bert", **keys: Any) -> Any:

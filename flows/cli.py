@@ -112,8 +112,8 @@ def pick(
     knee: Annotated[bool, typer.Option("--knee", help="The knee of the front.")] = False,
     verified: Annotated[bool, typer.Option("--verified", help="Only points that were evaluated for real.")] = False,
     export: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the merged checkpoint there.")] = None,
-    head: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Export with this model's head, where heads are kept apart.")
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="Export the network of this task, with its own head.")
     ] = None,
 ) -> None:
     """Choose a point of a finished run's front, and export its checkpoint.
@@ -137,7 +137,7 @@ def pick(
     if export is not None:
         from flows.export import export_pick
 
-        export_pick(record, choice, export, head)
+        export_pick(record, choice, export, task)
         typer.echo(f"\nCheckpoint: {export}")
 
 

@@ -73,6 +73,18 @@ class CandidateEvaluator:
             self._candidate_P.copy_(self._merged_P)
         return [self._measure(self.candidate(c_N, self._study.measured[index].head), index) for index in measured]
 
+    def adapted_tensors(self, coefficients: Sequence[float] | np.ndarray, measured: int) -> dict[str, torch.Tensor]:
+        """What the evaluator of one task puts in the place of merged tensors, by the names of that task's network.
+
+        Args:
+            coefficients: [N].
+            measured: index into ``study.measured``.
+        """
+        self.evaluate(coefficients, [])
+        item = self._study.measured[measured]
+        candidate = self.candidate(np.asarray(coefficients, dtype=np.float64), item.head)
+        return dict(item.evaluator().adapted_tensors(candidate))
+
     def candidate(self, c_N: np.ndarray, head: str | None) -> Candidate:
         """What is in the buffer now, as the network with one model's head sees it."""
         weights = self._weights_with(head)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import yaml
 
-from mergecore.alignment import BASE_HEAD
+from mergecore.alignment import BASE_HEAD, is_head_name
 from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder
@@ -48,6 +48,7 @@ def export_model(
     *,
     measured: Mapping[str, Mapping[str, float]],
     head: str | None = None,
+    adapted: Mapping[str, torch.Tensor] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Merge and write one checkpoint: weights in the base's dtypes, the companions of its network, a model card.
@@ -61,6 +62,7 @@ def export_model(
         folder: where to; must not exist or be empty.
         measured: kind ("predicted", "real", "test") to task to metric, for the card.
         head: write the network of this model, its head included; None writes the base's network.
+        adapted: tensors in the place of merged ones, as `Evaluator.adapted_tensors` gives them for one task.
         shard_bytes: largest weights file; more become shards with an index.
 
     Raises:
@@ -76,6 +78,9 @@ def export_model(
     base = open_checkpoint(study.config.base, home=study.home)
     matrix = open_task_matrix(study.matrix_folder, key=study.matrix_key, models=tuple(study.models))
     infos, state = _network(study, base, matrix.named(matrix.merge(coefficients)), head)
+    for name, tensor in (adapted or {}).items():
+        infos[name] = TensorInfo(tuple(tensor.shape), infos[name].dtype if name in infos else tensor.dtype)
+        state[name] = tensor
     companions = study.base_folder if head is None else study.heads[head].folder
     with atomic_folder(folder) as temporary:
         _write_weights(temporary, infos, state, shard_bytes, stem=base.file_stem)
@@ -85,6 +90,8 @@ def export_model(
                 shutil.copyfile(source, temporary / name)
         if head is not None and study.heads[head].classes is not None:
             _describe_classifier(study, head, temporary / "config.json")
+        elif adapted:
+            _describe_classes(temporary / "config.json", adapted)
         _write_heads(study, temporary / "heads")
         (temporary / "README.md").write_text(_card(study, coefficients, measured, head))
         mergekit = _mergekit(study, coefficients)
@@ -98,7 +105,7 @@ def _network(
     """Shapes and dtypes to write, and the tensors: the base's network, or that of the model with ``head``."""
     if head is None:
         own = {name: base.read(name) for name in base.tensors if name not in merged}  # the base's own head
-        return base.tensors, {**merged, **own}
+        return dict(base.tensors), {**merged, **own}
     stored = study.heads[head]
     tensors = stored.tensors()
     state = {name: merged[key] for name, key in stored.body.items() if key in merged}
@@ -112,9 +119,21 @@ def _describe_classifier(study: Study, head: str, config: Path) -> None:
     stored = study.heads[head]
     content = json.loads(config.read_text("utf-8"))
     content["architectures"] = [network(study.config, study.base_folder, stored).title]
-    content["id2label"] = {str(number): f"LABEL_{number}" for number in range(stored.classes or 0)}
-    content["label2id"] = {label: int(number) for number, label in content["id2label"].items()}
-    config.write_text(json.dumps(content, indent=2))
+    config.write_text(json.dumps(content | _labels(stored.classes or 0), indent=2))
+
+
+def _describe_classes(config: Path, adapted: Mapping[str, torch.Tensor]) -> None:
+    """A head that was fitted to a task may tell fewer classes apart than the one it replaces."""
+    rows = [len(tensor) for name, tensor in adapted.items() if is_head_name(name) and tensor.ndim]
+    if config.is_file() and rows:
+        content = json.loads(config.read_text("utf-8"))
+        if len(content.get("id2label") or ()) not in (0, rows[-1]):
+            config.write_text(json.dumps(content | _labels(rows[-1]), indent=2))
+
+
+def _labels(classes: int) -> dict[str, Any]:
+    names = {str(number): f"LABEL_{number}" for number in range(classes)}
+    return {"id2label": names, "label2id": {label: int(number) for number, label in names.items()}}
 
 
 def _write_heads(study: Study, folder: Path) -> None:

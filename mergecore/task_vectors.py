@@ -203,8 +203,8 @@ def _write(
                 deltas_MD[row, span] = product.mul_(update.scale).reshape(-1)
             if entry.dense and not torch.isfinite(deltas_MD[row, span]).all():
                 raise InputError(
-                    f"The tensor {entry.name!r} of the model {layout.models[n]!r} or of the base is not finite, or their "
-                    f"difference is too large for {str(storage).removeprefix('torch.')}."
+                    f"The tensor {entry.name!r} of the model {layout.models[n]!r} or of the base is not finite, or "
+                    f"their difference is too large for {str(storage).removeprefix('torch.')}."
                 )
         if progress:
             progress(done + 1, len(layout.entries))

@@ -108,10 +108,12 @@ class FoundTokenizer:
     """A tokenizer that has been found, but not loaded.
 
     Attributes:
+        folder: where its files are.
         facts: what decides its output, as plain JSON, library version included.
         load: imports the library and returns it.
     """
 
+    folder: Path
     facts: Any
     load: Callable[[], Tokenizer]
 
@@ -130,7 +132,7 @@ def find_tokenizer(context: Context) -> FoundTokenizer:
             stated = {key: config.get(key) for key in ("model_type", "pad_token_id", "text_config", *POSITIONS)}
             digests = [[file.name, file_digest(file)] for file in files]
             libraries = [version(library) for library in ("transformers", "tokenizers")]
-            return FoundTokenizer([digests, stated, libraries], partial(_load, folder, config))
+            return FoundTokenizer(folder, [digests, stated, libraries], partial(_load, folder, config))
     raise InputError(
         f"The checkpoint {context.base!r} has no tokenizer files, so no text can be read for it.",
         "Put tokenizer.json and tokenizer_config.json into its folder.",

@@ -9,6 +9,7 @@ EVALUATORS = Registry(
     {
         "clip_zero_shot": "mergecore.evaluators.clip_zero_shot:ClipZeroShot",
         "image_classification": "mergecore.evaluators.image_classification:ImageClassification",
+        "lm_eval": "mergecore.evaluators.lm_eval:LmEval",
         "perplexity": "mergecore.evaluators.perplexity:Perplexity",
         "python": "mergecore.evaluators.python:PythonCallable",
         "sequence_classification": "mergecore.evaluators.sequence_classification:SequenceClassification",

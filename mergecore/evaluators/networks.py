@@ -9,6 +9,12 @@ from mergecore.data.tokenizers import POSITIONS
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Context
 
+WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
+"""What configs call the width of the hidden states."""
+
+LOGITS_SHARE = 16
+"""Logits over a vocabulary are the largest activation by far: they may take so many times what inputs may."""
+
 
 def network_config(context: Context) -> dict[str, Any]:
     """Content of its config.json, the part about text where there are several; empty when there is none."""
@@ -40,11 +46,29 @@ def context_length(context: Context) -> int | None:
     return next((int(config[name]) for name in POSITIONS if config.get(name)), None)
 
 
-def require_language_model(context: Context, task: str) -> None:
-    """Raise ``InputError`` when the network cannot predict the next token."""
+def hidden_bytes(context: Context, tokens: int) -> int:
+    """What the hidden states of so many tokens take in float32."""
+    config = network_config(context)
+    return tokens * 4 * next((int(config[name]) for name in WIDTHS if config.get(name)), 1024)
+
+
+def language_model_bytes(context: Context, tokens: int) -> int:
+    """What an example of so many tokens counts as, for the batch size of a model with logits at every token."""
+    vocabulary = int(network_config(context).get("vocab_size") or 0)
+    return max(hidden_bytes(context, tokens), tokens * 4 * vocabulary // LOGITS_SHARE)
+
+
+def require_language_model(context: Context, task: str, *, decoder_only: bool) -> None:
+    """Raise ``InputError`` when the network does not predict the next token.
+
+    Args:
+        context: names the network.
+        task: the task's name, for messages.
+        decoder_only: whether it must do so without an encoder.
+    """
     name = network_class(context)
-    endings = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-    if name is not None and not name.endswith(endings):
+    predicts = name is None or name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+    if not predicts or (decoder_only and network_config(context).get("is_encoder_decoder")):
         raise InputError(
             f"The task {task!r} needs a language model that predicts the next token, but {context.base!r} is a {name}."
         )

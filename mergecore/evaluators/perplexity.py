@@ -25,7 +25,7 @@ from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments
 from mergecore.evaluators.batching import Batcher, BatchSize
 from mergecore.evaluators.metrics import token_metrics
-from mergecore.evaluators.networks import context_length, network_config, require_language_model
+from mergecore.evaluators.networks import context_length, language_model_bytes, network_config, require_language_model
 
 if TYPE_CHECKING:
     from mergecore.config import DatasetConfig, TaskConfig
@@ -85,7 +85,9 @@ class Perplexity(Evaluator):
     def evaluate(self, candidate: Candidate) -> Measurement:
         """One pass over the windows."""
         module = candidate.module()
-        batcher = self._sized(module, candidate.device)
+        if self._batcher is None:
+            example_bytes = language_model_bytes(self._context, self._window)
+            self._batcher = Batcher(self._args.batch_size, example_bytes=example_bytes, device=candidate.device)
 
         def nats(start: int, stop: int) -> torch.Tensor:
             inputs_bL, targets_bL, scored_bL = self._windows(start, stop)
@@ -93,7 +95,7 @@ class Perplexity(Evaluator):
                 logits_bLV = module(input_ids=inputs_bL.to(candidate.device), use_cache=False).logits
                 return _sum_of_nats(logits_bLV, targets_bL.to(candidate.device), scored_bL)
 
-        nats_w = torch.cat(batcher.map(self.examples, nats)).cpu().numpy()
+        nats_w = torch.cat(self._batcher.map(self.examples, nats)).cpu().numpy()
         tokens_w = np.diff(np.minimum(self._begins_w + self._window, len(self._ids) - 1), prepend=0)
         found = token_metrics(nats_w, tokens_w, bytes_per_token=self._bytes_per_token)
         return Measurement(
@@ -104,7 +106,7 @@ class Perplexity(Evaluator):
 
     def check(self, base: Any) -> None:
         """The network predicts tokens, and knows all of these."""
-        require_language_model(self._context, self._task.name)
+        require_language_model(self._context, self._task.name, decoder_only=True)
         rows, highest = network_config(self._context).get("vocab_size"), int(self._ids.max())
         if rows is not None and highest >= rows:
             raise InputError(
@@ -127,15 +129,6 @@ class Perplexity(Evaluator):
                 "so some would never be scored."
             )
         return window, stride
-
-    def _sized(self, module: torch.nn.Module, device: torch.device) -> Batcher:
-        if self._batcher is None:
-            config: Any = getattr(module, "config", None)
-            hidden, vocabulary = getattr(config, "hidden_size", 1024), getattr(config, "vocab_size", 1 << 15)
-            # logits are the largest activation by far, so they may take 16 times of what inputs may
-            example_bytes = self._window * max(int(hidden) * 4, int(vocabulary) * 4 // 16)
-            self._batcher = Batcher(self._args.batch_size, example_bytes=example_bytes, device=device)
-        return self._batcher
 
     def _windows(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, list[slice]]:
         """Tokens and those after them, each [b, L], and which of the latter each window scores."""

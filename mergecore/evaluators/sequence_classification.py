@@ -19,7 +19,7 @@ from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement
 from mergecore.evaluators.batching import Batcher, BatchSize
 from mergecore.evaluators.class_names import LabelMap, network_class_names, network_labels
 from mergecore.evaluators.classification import measure_classifier
-from mergecore.evaluators.networks import network_class, network_config
+from mergecore.evaluators.networks import hidden_bytes, network_class, network_config
 
 if TYPE_CHECKING:
     from mergecore.config import DatasetConfig, TaskConfig
@@ -89,9 +89,8 @@ class SequenceClassification(Evaluator):
         """One pass over the texts; every metric comes from the same logits."""
         module = candidate.module()
         if self._batcher is None:
-            width = getattr(getattr(module, "config", None), "hidden_size", 1024)
-            hidden_bytes = int(self._texts.lengths.max()) * int(width) * 4
-            self._batcher = Batcher(self._args.batch_size, example_bytes=hidden_bytes, device=candidate.device)
+            example_bytes = hidden_bytes(self._context, int(self._texts.lengths.max()))
+            self._batcher = Batcher(self._args.batch_size, example_bytes=example_bytes, device=candidate.device)
         with _padding_token(module, self._texts.pad_id) as pad_id:
 
             def logits_of(start: int, stop: int) -> torch.Tensor:

@@ -185,6 +185,36 @@ def test_transformers_resnet_with_heads(tmp_path: Path, home: Path) -> None:
         export_model(study, C, tmp_path / "none", measured={}, head="m7")
 
 
+@pytest.mark.parametrize("refit", [False, True])
+def test_an_export_holds_what_a_task_adapts_after_merging(tmp_path: Path, home: Path, refit: bool) -> None:
+    """Batch-norm statistics, and a head fitted to fewer classes than the base's: the reloaded network scores alike."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    shape = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    places = saved(ResNetForImageClassification, ResNetConfig(**shape, num_labels=5), tmp_path)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 96), ("validation", 60)):
+        labels = rng.integers(0, 3, count)
+        arrays[f"x_{split}"] = rng.normal(labels[:, None, None, None] - 1, 1.0, (count, 3, 16, 16)).astype(np.float32)
+        arrays[f"y_{split}"] = labels
+    np.savez(tmp_path / "data.npz", **arrays)
+    args: dict[str, object] = {"batch_norm": {"batch_size": 32}}
+    args |= {"refit_head": {"method": "closed_form"}} if refit else {}
+    data = {"path": str(tmp_path / "data.npz"), "split": "validation"}
+    tasks = [{"name": name, "dataset": data, "args": args} for name in ("m0", "m1")]
+    study = prepared(tmp_path, home, places[0], places[1:], tasks=tasks)
+    evaluator = CandidateEvaluator(study)
+    measured = evaluator.evaluate(C, [0])[0].metrics["accuracy"]
+    export_model(study, C, tmp_path / "out", measured={}, adapted=evaluator.adapted_tensors(C, 0))
+    loaded = reloaded(ResNetForImageClassification, tmp_path / "out")
+    with torch.no_grad():
+        logits = loaded(torch.from_numpy(arrays["x_validation"])).logits
+    assert logits.shape[1] == (3 if refit else 5)
+    assert float((logits.argmax(1).numpy() == arrays["y_validation"]).mean()) == measured
+    assert evaluator.evaluate(C, [0])[0].metrics["accuracy"] == measured  # the candidate is as it was
+
+
 @pytest.mark.parametrize("family", ["timm", "torchvision"])
 def test_resnets_of_other_libraries(tmp_path: Path, home: Path, family: str) -> None:
     import timm

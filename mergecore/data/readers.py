@@ -1,7 +1,7 @@
 """Opening data sets with the `datasets` library; no code of a data set is ever run, loading scripts are refused.
 
 What the library prepares on the way to our arrays lies in a scratch folder that goes when they are built. Files of the
-hub stay in the library's own cache, which other programs share and which serves without a network.
+hub stay in the hub's own cache, as checkpoints do, where other programs find them.
 """
 
 from __future__ import annotations

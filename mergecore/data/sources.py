@@ -176,17 +176,22 @@ def _commit(name: str, revision: str | None) -> str:
     """The commit that a revision means now, or meant when the hub could last be reached; one answer a process."""
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, errors, hf_hub_download
 
     try:
         try:
-            # the library's cache remembers it for the time without a network
+            # the library's cache remembers the answer for the time without a network
             return Path(hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)).parent.name
-        except LocalEntryNotFoundError:
+        except errors.LocalEntryNotFoundError:
             raise
-        except EntryNotFoundError:
+        except errors.EntryNotFoundError:
             return str(HfApi().dataset_info(name, revision=revision).sha)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except errors.RevisionNotFoundError:
+        reason = f"it has no revision {revision!r}"
+    except errors.GatedRepoError:
+        reason = "its owner has not given you access"
+    except errors.RepositoryNotFoundError:
+        reason = "there is none of that name, or it is private"
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(f"{name!r} is no local path and could not be fetched from the hub: {reason}.") from None
+    raise InputError(f"{name!r} is no local path and could not be fetched from the hub: {reason}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("merge_kernel", "low_rank", "surrogate_front", "whole_stack", "digits_fronts")
+NAMES = ("merge_kernel", "low_rank", "surrogate_front", "preprocessing_once", "whole_stack", "digits_fronts")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mergecore.architectures.build import build_module
+from mergecore.data.cache import decoded
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Evaluator
 from mergecore.study import Study, network
@@ -19,13 +20,17 @@ from mergecore.task_matrix import TaskMatrix, open_task_matrix
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one (coefficient vector, task): metrics, or the reason why there are none."""
+    """What became of one (coefficient vector, task): metrics, or the reason why there are none.
+
+    ``decoded`` counts the examples that had to be decoded or tokenised for it.
+    """
 
     metrics: dict[str, float]
     noise: dict[str, float]
     examples: int
     seconds: float
     reason: str = ""
+    decoded: int = 0
 
 
 class CandidateEvaluator:
@@ -141,7 +146,7 @@ class CandidateEvaluator:
 
     def _measure(self, candidate: Candidate, index: int) -> Outcome:
         item = self._study.measured[index]
-        started = time.perf_counter()
+        started, before = time.perf_counter(), decoded()
         try:
             if index not in self._evaluators:
                 self._evaluators[index] = item.evaluator()
@@ -153,7 +158,9 @@ class CandidateEvaluator:
             return Outcome({}, {}, 0, time.perf_counter() - started, reason[:500])
         seconds = time.perf_counter() - started
         reason = _fault(found.metrics[item.task.metric], item.task.metric, item.task.bounds)
-        return Outcome(dict(found.metrics), dict(found.noise), found.examples, seconds, reason)
+        return Outcome(
+            dict(found.metrics), dict(found.noise), found.examples, seconds, reason, decoded=decoded() - before
+        )
 
 
 def _fault(value: float, metric: str, bounds: tuple[float | None, float | None]) -> str:

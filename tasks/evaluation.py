@@ -66,6 +66,7 @@ def evaluate(run: Run, coefficients_KN: np.ndarray, measured: list[int], *, labe
             def record(job: Job, outcomes: list[Outcome], worker: str) -> None:
                 nonlocal done
                 for m, outcome in zip(job.measured, outcomes, strict=True):
+                    run.decoded += outcome.decoded
                     fact = _fact(study, job, m, outcome, worker)
                     for metric in _metrics_of(study, m, measured):
                         ledger.record(fact, metric)

@@ -78,6 +78,7 @@ def build_record(
             "diagnosis": diagnosis.to_dict(),
             "noise": dict(zip(goals.names, noise_T.tolist(), strict=True)),
             "timings": {**run.timings, "total": time.time() - run.started},
+            "decoded_examples": run.decoded,
             "worker_deaths": run.pool.deaths,
             "tracking": {"uri": run.tracker.uri, "run_id": run.tracker.run_id, "open": run.tracker.address},
             "home": str(study.home),

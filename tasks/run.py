@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mergecore.config import StudyConfig
+from mergecore.data.cache import decoded
 from mergecore.files import home_folder
 from mergecore.study import Study
 from tasks.artifacts import Progress
@@ -28,6 +29,7 @@ class Run:
         tracker: the MLflow run.
         started: wall clock at the start, seconds.
         timings: seconds by stage, in order.
+        decoded: examples decoded or tokenised so far, here and by the workers.
     """
 
     study: Study
@@ -36,6 +38,7 @@ class Run:
     tracker: Tracker
     started: float
     timings: dict[str, float] = field(default_factory=dict)
+    decoded: int = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -51,13 +54,13 @@ class Run:
 def open_run(config: StudyConfig, out: str | None) -> Iterator[Run]:
     """Prepare a study and open what its stages need; everything is closed when the block ends, however it ends."""
     started = time.time()
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), decoded()
     home = home_folder()
     study = prepare_study(config, home)
     folder = Path(out) if out else Path("runs") / config.name
     timings = {"prepare": time.perf_counter() - begun}
     with Tracker(study, folder) as tracker, WorkerPool(study) as pool:
-        yield Run(study, folder, pool, tracker, started, timings)
+        yield Run(study, folder, pool, tracker, started, timings, decoded() - before)
 
 
 __all__ = ["Progress", "Run", "open_run"]

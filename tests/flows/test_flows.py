@@ -81,6 +81,14 @@ def test_direct_search_keeps_only_real_points(pico_config, home, tmp_path) -> No
     assert len(record.evaluations) == 14
 
 
+def test_data_is_decoded_by_the_first_run_alone(pico_config, home, tmp_path) -> None:
+    for seed, expected in ((0, 80), (1, 0)):  # 40 examples to choose on, 40 held out
+        search = {"method": "direct", "samples": 4, "seed": seed}
+        record = read_run(run(pico_config, tmp_path / f"out{seed}", search=search))
+        assert record.summary["decoded_examples"] == expected
+        assert record.summary["evaluations"]["new_pairs"]
+
+
 def test_nan_for_some_candidates_does_not_end_the_run(counted: CountedStudy, tmp_path) -> None:
     for task in counted.config["tasks"]:
         task["args"]["nan_above"] = 0.8

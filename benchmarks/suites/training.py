@@ -112,10 +112,10 @@ def linear_probe(features_nD: torch.Tensor, labels_n: torch.Tensor, classes: int
         loss.backward()
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimiser.step(closure)
     with torch.no_grad():  # fold the scaling in, so that the head takes features as they are
-        head.bias -= head.weight @ (mean_D / std_D)
-        head.weight /= std_D
+        head.bias.sub_(head.weight @ (mean_D / std_D))
+        head.weight.div_(std_D)
     return head.requires_grad_(False)
 
 

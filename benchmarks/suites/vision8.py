@@ -59,7 +59,7 @@ def build(home: Path) -> dict[str, Any]:
             with atomic_folder(folder / "base") as temporary:
                 body.save_pretrained(temporary)
             for task, (pictures, labels) in sets.items():
-                network = ViTForImageClassification(ViTConfig(**NETWORK, num_labels=heads[task].out_features))
+                network = ViTForImageClassification(ViTConfig(**NETWORK | {"num_labels": heads[task].out_features}))
                 network.vit.load_state_dict(start)
                 network.classifier.load_state_dict(heads[task].state_dict())
                 network.classifier.requires_grad_(False)

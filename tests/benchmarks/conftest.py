@@ -16,7 +16,7 @@ WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "bird"]
 def write_pictures(folder: Path, name: str, *, shape: tuple[int, ...], classes: int, seed: int) -> None:
     """60 training and 24 test pictures whose brightness tells the class."""
     generator = np.random.default_rng(seed)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for split, count in (("train", 60), ("test", 24)):
         labels = np.arange(count) % classes
         bright = (labels * 200 // classes).reshape(-1, *(1,) * len(shape))

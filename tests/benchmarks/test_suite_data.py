@@ -67,7 +67,7 @@ def test_pictures_of_train_are_in_train_or_in_validation(synthetic: Path, tmp_pa
     with np.load(write_images("colour", tmp_path / "written")) as archive:
         found = {name: archive[name] for name in archive.files}
     assert (len(found["x_train"]), len(found["x_validation"]), len(found["x_test"])) == (48, 12, 24)
-    both = {}
+    both: dict[bytes, int] = {}
     for split in ("train", "validation"):
         both |= {x.tobytes(): int(y) for x, y in zip(found[f"x_{split}"], found[f"y_{split}"], strict=True)}
     assert both == original

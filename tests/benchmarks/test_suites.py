@@ -13,6 +13,7 @@ from benchmarks.suites import fronts, lm4, resnet3, tables, text6, vision8
 from benchmarks.suites.training import Training
 from mergecore.config import parse_config
 from mergecore.evaluation import CandidateEvaluator
+from mergecore.search import Front
 from mergecore.study import Study, prepare
 from tests.benchmarks.conftest import write_pictures, write_resnet, write_texts, write_tiny_llama
 
@@ -112,8 +113,33 @@ def test_the_report_of_a_suite(
     fronts.run(config, description="a suite for tests")
     page = (tmp_path / "results" / "suite_lm4.md").read_text("utf-8")
     assert "python -m benchmarks.suites run lm4" in page
-    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")]
-    assert rows[2:8] == ["base", *lm4.TASKS, "average of all"]
-    assert "| N = 2 | N = 3 | N = 4 |" in page
-    assert "| evaluations | 16 × 2 | 16 × 3 | 16 × 4 |" in page
+    tables_of_page = [part.strip().splitlines() for part in page.split("\n\n") if part.startswith("|")]
+    cross, measures, r2 = ([[cell.strip() for cell in row.split("|")[1:-1]] for row in t] for t in tables_of_page)
+    assert [row[0] for row in cross[2:]] == ["base", *lm4.TASKS, "average of all"]
+    assert measures[0][1:] == r2[0][1:] == ["N = 2", "N = 3", "N = 4"]
+    assert measures[2] == ["evaluated coefficient vectors (× N tasks)", "16", "16", "16"]
+    assert [row[0] for row in r2[2:]] == [*lm4.TASKS, "mean"]
+    assert [sum(cell != "" for cell in row[1:]) for row in r2[2:]] == [3, 3, 2, 1, 3]
     assert "nan" not in page
+
+
+def test_shares_on_test_by_a_slow_twin(
+    synthetic: Path, home: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = prepare(parse_config(language_suite(synthetic, monkeypatch).build(home)), home)
+    single = fronts.single_models(study)
+    c_PN = np.random.default_rng(0).random((5, 4))
+    measurer: Any = InThisProcess(study)
+    real_PN = measurer.measure(c_PN, study.held_out_tasks)
+    predicted_PN = measurer.measure(c_PN, study.search_tasks)
+    front = Front(c_PN, predicted_PN, np.full_like(predicted_PN, np.nan))
+    own = [single[name][n] for n, name in enumerate(study.models)]
+    # perplexities: less is better, so a share is own / merged
+    wanted = max(range(5), key=lambda p: sum(own[n] / predicted_PN[p, n] for n in range(4)))
+    expected = sum(own[n] / real_PN[wanted, n] for n in range(4)) / 4
+    found = fronts.shares_on_test(measurer, study, front, single)
+    assert found["equal preferences, test"] == pytest.approx(expected, rel=1e-9)
+    average = single["average of all"]
+    assert found["the average 1/N by these, test"] == pytest.approx(
+        sum(own[n] / average[n] for n in range(4)) / 4, rel=1e-9
+    )

@@ -104,6 +104,26 @@ def run(config: ConfigFile, overrides: Overrides = None, out: Out = None) -> Non
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A .pt, .pth or .bin file of torch.save.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
+) -> None:
+    """Turn a pickled module or state dict into safetensors without running anything in it.
+
+    Example: [bold]mergecore convert finetuned.pt finetuned.safetensors[/bold]
+    """
+    from mergecore.convert import convert as convert_file
+
+    found = convert_file(source, target)
+    typer.echo(f"{target}: {found.tensors} tensors, {found.parameters:,} parameters.")
+    if found.classes:
+        listed = ", ".join(found.classes[:5]) + (
+            f" and {len(found.classes) - 5} more" if len(found.classes) > 5 else ""
+        )
+        typer.echo(f"The file names {listed}; nothing of it was imported or run.")
+
+
+@app.command()
 def pick(
     folder: RunFolder,
     prefer: Annotated[list[str] | None, typer.Option(metavar="TASK=WEIGHT", help="Preference for a task.")] = None,

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 import re
+import shlex
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -320,30 +322,33 @@ def _safetensors_dtype(code: str, path: Path, name: str) -> torch.dtype:
 
 
 def _open_torch(path: Path) -> Iterator[tuple[str, TensorInfo, Callable[[str], torch.Tensor]]]:
-    import pickle
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{str(path)!r} is a pickle of more than tensors; opening it could run code, so it is refused.",
-            "Save the module's state_dict() with safetensors.torch.save_file and name that file.",
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        # files of the format before torch 1.6 cannot be mapped
-        content = _load_unmapped(path, error)
-    state = _state_dict(content, path)
+    state = _state_dict(_load(path), path)
     for name, tensor in state.items():
         yield name, TensorInfo(tuple(tensor.shape), tensor.dtype), state.__getitem__
 
 
-def _load_unmapped(path: Path, reason: Exception) -> object:
+def _load(path: Path) -> object:
+    """What a file of torch.save holds, tensors mapped where its format allows, and nothing but tensors."""
     import pickle
 
+    def load(mapped: bool) -> object:
+        with warnings.catch_warnings():  # about pickle protocols; what matters is raised
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError):
-        text = str(reason).splitlines()[0].rstrip(".")
+        try:
+            return load(mapped=True)
+        except (RuntimeError, OSError, EOFError, ValueError):
+            return load(mapped=False)  # files of the format before torch 1.6 cannot be mapped
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{str(path)!r} is a pickle of more than tensors; opening it could run code, so it is refused.",
+            f"Convert it, which runs nothing in it: mergecore convert {shlex.quote(str(path))} "
+            f"{shlex.quote(path.stem + '.safetensors')}",
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        text = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise InputError(f"{str(path)!r} is not a complete state dict: {text}.", "Copy it again.") from None
 
 

@@ -36,6 +36,20 @@ def pico_language_model(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lm-evaluation-harness, its data in a cache of the test's own; tests without it are skipped."""
+    pytest.importorskip("lm_eval", reason="install mergecore[lm-eval]")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def pico_harness(harness: None, pico_language_model: dict[str, str]) -> dict[str, str]:
+    """`pico_language_model`, where there is a harness to measure it."""
+    return pico_language_model
+
+
+@pytest.fixture
 def real_data() -> Path:
     """The folder of real data and weights, where there is one."""
     folder = Path(os.environ.get("MERGECORE_DATA") or Path(__file__).parents[4] / "shared" / "data")

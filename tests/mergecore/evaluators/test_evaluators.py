@@ -47,6 +47,7 @@ def callables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 NETWORKS = {
     "clip_zero_shot": "pico_clip",
+    "lm_eval": "pico_harness",
     "perplexity": "pico_language_model",
     "sequence_classification": "pico_classifier",
 }
@@ -68,6 +69,21 @@ def task_for(evaluator: str, pico: dict[str, str], callables: str, **changes: An
             "args": {"class_names": ["cat", "dog", "newt"], "templates": ["a {}.", "{}!"]},
         },
         "image_classification": {"dataset": {"path": pico["data"], "split": "validation"}},
+        "lm_eval": {
+            "metric": "acc",
+            "args": {
+                "tasks": {
+                    "task": "pico",
+                    "dataset_path": "json",
+                    "dataset_kwargs": {"data_files": {"test": pico["data"]}},
+                    "test_split": "test",
+                    "output_type": "multiple_choice",
+                    "doc_to_text": "{{text}}",
+                    "doc_to_choice": ["w1", "w2", "w3"],
+                    "doc_to_target": "label",
+                }
+            },
+        },
         "perplexity": {"dataset": {"path": pico["data"], "split": "validation"}, "metric": "perplexity"},
         "python": {"args": {"function": f"{callables}:norm", "power": 2.0}},
         "sequence_classification": {"dataset": {"path": pico["data"], "split": "validation"}},

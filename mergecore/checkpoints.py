@@ -29,6 +29,9 @@ SOURCES = Registry(
 """Prefixes of the form ``digits:upright``; each entry is ``(rest, home) -> path`` of a folder or file."""
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".th", ".ckpt")
+STATE_KEYS = ("state_dict", "model", "model_state_dict")
+"""Where training checkpoints hold the network."""
+
 ADAPTER_CONFIG = "adapter_config.json"
 STEMS = (
     ("model", ".safetensors"),
@@ -354,7 +357,7 @@ def _load(path: Path) -> object:
 
 def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
     """The mapping of names to tensors, at the top level or under the usual keys of training checkpoints."""
-    for key in (None, "state_dict", "model", "model_state_dict"):
+    for key in (None, *STATE_KEYS):
         inner = content if key is None else content.get(key) if isinstance(content, dict) else None
         if isinstance(inner, dict) and inner and all(isinstance(value, torch.Tensor) for value in inner.values()):
             return {str(name): tensor.detach() for name, tensor in inner.items()}

@@ -7,8 +7,9 @@ A pickled module is a programme that rebuilds it; to open one the usual way is t
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,26 @@ from typing import Any
 from mergecore.checkpoints import STATE_KEYS, TensorInfo, write_safetensors
 from mergecore.errors import InputError
 from mergecore.files import atomic_file
-from mergecore.inert_pickle import Record
+from mergecore.inert_pickle import Name, Record
 from mergecore.torch_files import StoredTensor, TorchFile, read_torch_file
 
-MAX_MODULES = 1_000_000
-MAX_DEPTH = 200
-MAX_TENSORS = 200_000
+MAX_ENTRIES = 5_000_000
+"""Parameters, buffers and modules, counted in every place where they stand."""
+
+MAX_TENSORS = 100_000
 MAX_NAME = 500
+"""Characters of a tensor's name, those of all modules around it included."""
+
 MAX_SPREAD = 8
 """How much larger than its file the tensors may be: views of the same bytes are written one by one."""
 
 SMALL = 1 << 26
 """Bytes of tensors that any file may hold."""
+
+WRAPPERS = (
+    Name("torch.nn.parallel.data_parallel", "DataParallel"),
+    Name("torch.nn.parallel.distributed", "DistributedDataParallel"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,9 @@ class Conversion:
 def convert(path: Path, out: Path) -> Conversion:
     """Write the state dict inside a file of ``torch.save`` or ``pickle.dump`` as safetensors.
 
-    Parameters and persistent buffers have the names, shapes, dtypes and bits of ``module.state_dict()``; where two
-    names share a tensor, both are written. What a class would do in its own ``state_dict`` or ``__setstate__`` is not
-    done.
+    Parameters and persistent buffers have the names, shapes, dtypes and bits of ``module.state_dict()``, without the
+    prefix of a `DataParallel` around it; where two names share a tensor, both are written. What a class would do in its
+    own ``state_dict`` or ``__setstate__`` is not done.
 
     Args:
         path: a pickled module or state dict, or a training checkpoint that holds one under a usual key.
@@ -64,7 +73,7 @@ def convert(path: Path, out: Path) -> Conversion:
         InputError: there are no such tensors, the file is damaged or built to exhaust its reader, or ``out`` exists.
     """
     if out.suffix != ".safetensors":
-        raise InputError(f"{str(out)!r} does not end in '.safetensors', the format that is written.")
+        raise InputError(f"{str(out)!r} does not end in .safetensors, the format that is written.")
     if out.exists():
         raise InputError(f"{str(out)!r} already exists.", "Name another file.")
     if path.suffix == ".safetensors":
@@ -94,10 +103,10 @@ def find_tensors(file: TorchFile, where: str) -> dict[str, StoredTensor]:
         InputError: there is none, or a parameter is stored in a way that is not read here.
     """
     for key in (None, *STATE_KEYS):
-        content = file.content if key is None else _items(file.content).get(key)
+        content = _unwrapped(file.content if key is None else _items(file.content).get(key))
         state = _items(content)
         if state and all(isinstance(value, StoredTensor) for value in state.values()):
-            return _named(((str(name), tensor) for name, tensor in state.items()), where)
+            return _named(state.items(), where)
         if _is_module(content):
             return _named(_state_dict(content, where), where)
     found = ", ".join(map(repr, list(_items(file.content))[:5])) or _title(file.content)
@@ -106,7 +115,7 @@ def find_tensors(file: TorchFile, where: str) -> dict[str, StoredTensor]:
     )
 
 
-def _named(pairs: Iterator[tuple[str, Any]], where: str) -> dict[str, StoredTensor]:
+def _named(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, StoredTensor]:
     found: dict[str, StoredTensor] = {}
     for name, tensor in pairs:
         if not isinstance(tensor, StoredTensor):
@@ -125,30 +134,41 @@ def _named(pairs: Iterator[tuple[str, Any]], where: str) -> dict[str, StoredTens
 
 def _state_dict(module: Record, where: str) -> Iterator[tuple[str, Any]]:
     """What ``module.state_dict()`` holds, in its order: parameters, persistent buffers, then the modules inside."""
-    waiting = [("", module)]
-    for _ in range(MAX_MODULES):
-        if not waiting:
-            return
+    members = functools.cache(_members)  # a module may stand in many places
+    waiting, entries = [("", module)], 0
+    while waiting:
         prefix, module = waiting.pop()
-        if prefix.count(".") > MAX_DEPTH:
-            raise InputError(f"The modules in {where!r} are nested more than {MAX_DEPTH} deep.")
-        own, inside = _members(module)
-        yield from ((prefix + name, tensor) for name, tensor in own.items() if tensor is not None)
-        modules = [(f"{prefix}{name}.", part) for name, part in inside.items() if isinstance(part, Record)]
-        waiting += modules[::-1]
-    raise InputError(f"{where!r} holds more than {MAX_MODULES:,} modules.")
+        own, inside = members(module)
+        entries += 1 + len(own) + len(inside)
+        if entries > MAX_ENTRIES:
+            raise InputError(f"The modules in {where!r} have more than {MAX_ENTRIES:,} entries.")
+        if len(prefix) > MAX_NAME:
+            raise InputError(f"The modules in {where!r} are nested too deeply, or one contains itself.")
+        yield from ((prefix + name, tensor) for name, tensor in own.items())
+        waiting += [(f"{prefix}{name}.", part) for name, part in reversed(inside.items())]
 
 
-def _members(module: Record) -> tuple[dict[str, Any], dict[str, Any]]:
+def _members(module: Record) -> tuple[dict[str, Any], dict[str, Record]]:
     """What a module holds itself by name, and the modules inside it."""
-    attributes = {str(name): value for name, value in module.attributes.items()}
+    attributes = _items(module.attributes)
     if _is_script(module):
-        own = {name: value for name, value in attributes.items() if isinstance(value, StoredTensor)}
-        return own, {name: value for name, value in attributes.items() if _is_script(value)}
-    passing = attributes.get("_non_persistent_buffers_set")
-    passing = passing if isinstance(passing, set) else set()
-    buffers = {name: value for name, value in _items(attributes.get("_buffers")).items() if name not in passing}
-    return {**_items(attributes["_parameters"]), **buffers}, _items(attributes["_modules"])
+        own, inside = attributes, attributes
+        own = {name: value for name, value in own.items() if isinstance(value, StoredTensor)}
+    else:
+        passing = attributes.get("_non_persistent_buffers_set")
+        buffers, inside = _items(attributes.get("_buffers")), _items(attributes["_modules"])
+        own = _items(attributes["_parameters"]) | {
+            name: value for name, value in buffers.items() if not (isinstance(passing, set) and name in passing)
+        }
+        own = {name: value for name, value in own.items() if value is not None}
+    return own, {name: value for name, value in inside.items() if _is_module(value)}
+
+
+def _unwrapped(value: Any) -> Any:
+    """The module inside those that only spread its work over devices."""
+    if isinstance(value, Record) and value.made_by in WRAPPERS:
+        return _items(value.attributes.get("_modules")).get("module", value)
+    return value
 
 
 def _is_module(value: Any) -> bool:
@@ -160,14 +180,16 @@ def _is_script(value: Any) -> bool:
     return isinstance(value, Record) and str(value.made_by).startswith("__torch__.")
 
 
-def _items(value: Any) -> dict[Any, Any]:
-    """Of a dict, or of an object of a class derived from it; otherwise nothing."""
+def _items(value: Any) -> dict[str, Any]:
+    """What a dict, or an object of a class derived from it, holds by name; nothing for anything else."""
     found = value.items if isinstance(value, Record) else value
-    return found if isinstance(found, dict) else {}
+    return {name: inner for name, inner in found.items() if isinstance(name, str)} if isinstance(found, dict) else {}
 
 
 def _title(value: Any) -> str:
-    return str(value.made_by)[:MAX_NAME] if isinstance(value, Record) else type(value).__name__
+    if isinstance(value, StoredTensor):
+        return "one tensor"
+    return str(value.made_by) if isinstance(value, Record) and isinstance(value.made_by, Name) else type(value).__name__
 
 
 def _check_size(infos: dict[str, TensorInfo], file_bytes: int, where: str) -> None:

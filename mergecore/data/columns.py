@@ -71,7 +71,7 @@ def labels(table: Table, dataset: DatasetConfig) -> tuple[np.ndarray, list[str] 
     name = _stated(wanted, rows, dataset) if wanted else _found("label", [*LABELS, *by_kind], rows, dataset)
     feature: Any = rows.features[name]
     where = f"The column {name!r} of {dataset.path!r}"
-    values = list(rows[name])
+    values = rows[name][:]
     if None in values:
         raise InputError(f"{where} has rows without a label.")
     stated = list(getattr(feature, "names", None) or table.class_names or ())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +74,16 @@ def test_bytes_in_any_layout_become_channels_first(tmp_path: Path, context: Cont
     assert batch.shape == (3, 3, 8, 6)  # one channel becomes three
     assert np.allclose(batch.numpy(), expected, rtol=1e-6, atol=1e-7)
     assert load(path, context).key != found.key
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_normalising_leaves_what_is_stored(tmp_path: Path, context: Context, dtype: str) -> None:
+    path = write(tmp_path / "d.npz", x_test=np.ones((2, 3, 4, 4), dtype), y_test=np.zeros(2, dtype=int))
+    found = load_images(dataset(path), context, mean=(0.5,) * 3, std=(0.25,) * 3)
+    resident = torch.from_numpy(np.array(found.x))
+    first, second = found.normalised(resident), found.normalised(resident)
+    assert torch.equal(first, second)
+    assert (resident == 1).all()
 
 
 def test_other_shapes_are_refused(tmp_path: Path, context: Context) -> None:

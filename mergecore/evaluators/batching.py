@@ -92,18 +92,34 @@ class Batcher:
                 start = stop
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if stop - start == 1:
-                    raise InputError(
-                        f"The memory of {str(self._device)!r} is too small for a batch of one example.",
-                        "Give each worker more of it ('execution.workers', 'execution.gpus_per_worker').",
-                    ) from error
+                self._refuse(error, stop - start)
             # only here, outside the handler, are the failed batch's tensors no longer held by the traceback
-            self.size = (stop - start) // 2
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
+            self._halve(stop - start)
         return results
+
+    def retry(self, function: Callable[[int], Result]) -> Result:
+        """``function(size)``, for work that makes its own batches; from the start with half the size as in `map`."""
+        while True:
+            try:
+                return function(self.size)
+            except (RuntimeError, MemoryError) as error:
+                self._refuse(error, self.size)
+            self._halve(self.size)
+
+    def _refuse(self, error: RuntimeError | MemoryError, tried: int) -> None:
+        """Raise the error when smaller batches are no help."""
+        if not is_out_of_memory(error):
+            raise error
+        if tried == 1:
+            raise InputError(
+                f"The memory of {str(self._device)!r} is too small for a batch of one example.",
+                "Give each worker more of it ('execution.workers', 'execution.gpus_per_worker').",
+            ) from error
+
+    def _halve(self, tried: int) -> None:
+        self.size = tried // 2
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _one_for_all(self, count: int, function: Callable[[int, int], Result], estimate: Estimate) -> list[Result]:
         """The first batch, timed, in the place of every batch of its size."""

@@ -16,6 +16,7 @@ import os
 import random
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,14 +173,27 @@ def requests_digest(loaded: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def longest_request(loaded: Mapping[str, Any], lm: Any) -> int:
-    """Tokens of the longest request, at most what the network reads."""
-    texts = {
-        "".join(part for part in instance.args if isinstance(part, str))
-        for task in loaded["tasks"].values()
-        for instance in task.instances
-    }
-    return min(max(len(lm.tok_encode(text)) for text in texts), int(lm.max_length))
+@dataclass(frozen=True)
+class Workload:
+    """What a run asks of the network.
+
+    Attributes:
+        tokens: of the longest request, at most what the network reads.
+        passes: requests, each counted again for every further ``tokens`` that it lets the network write.
+    """
+
+    tokens: int
+    passes: int
+
+
+def workload(loaded: Mapping[str, Any], lm: Any) -> Workload:
+    """The work of one run of ``loaded`` by the harness's model ``lm``."""
+    instances = [instance for task in loaded["tasks"].values() for instance in task.instances]
+    texts = {"".join(part for part in instance.args if isinstance(part, str)) for instance in instances}
+    tokens = min(max(len(lm.tok_encode(text)) for text in texts), int(lm.max_length))
+    options = [part for instance in instances for part in instance.args if isinstance(part, dict)]
+    written = sum(int(option.get("max_gen_toks") or lm.max_gen_toks) for option in options)
+    return Workload(tokens, len(instances) + written // tokens)
 
 
 def declared_metrics(loaded: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -21,7 +21,7 @@ from mergecore.config import first_line
 from mergecore.data.tokenizers import find_tokenizer
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments
-from mergecore.evaluators.batching import Batcher, BatchSize, is_out_of_memory
+from mergecore.evaluators.batching import Batcher, BatchSize, is_estimating
 from mergecore.evaluators.harness import (
     HarnessModel,
     TaskSpec,
@@ -29,10 +29,10 @@ from mergecore.evaluators.harness import (
     declared_metrics,
     harness_version,
     load_tasks,
-    longest_request,
     quiet,
     requests_digest,
     seeded,
+    workload,
 )
 from mergecore.evaluators.networks import language_model_bytes, require_language_model
 from mergecore.files import file_digest
@@ -156,7 +156,7 @@ class LmEval(Evaluator):
                 where=where,
             )
         self._key = self._content_key()
-        self._size: int | None = None
+        self._batcher: Batcher | None = None
 
     @property
     def key(self) -> str:
@@ -209,38 +209,38 @@ class LmEval(Evaluator):
         return seeded(python=args.random_seed, numpy=args.numpy_random_seed, pytorch=args.torch_random_seed)
 
     def _run(self, lm: Any, candidate: Candidate) -> dict[str, dict[str, Any]]:
-        """Results by task and group; again with smaller batches when memory runs out."""
+        """Results by task and group."""
         from lm_eval import evaluate
 
-        if self._size is None:
-            example_bytes = language_model_bytes(self._context, longest_request(self._loaded, lm))
-            self._size = Batcher(self._args.batch_size, example_bytes=example_bytes, device=candidate.device).size
-        while True:
-            lm.batch_size_per_gpu = self._size
-            try:
-                found = evaluate(
-                    lm=lm,
-                    task_dict=self._loaded,
-                    limit=self._args.limit,
-                    samples=self._args.samples,
-                    bootstrap_iters=self._args.bootstrap_iters,
-                    log_samples=False,
-                    confirm_run_unsafe_code=self._args.confirm_run_unsafe_code,
-                    **self._prompts,
-                )
-                results: dict[str, dict[str, Any]] = found["results"]
-                return results
-            except AssertionError as error:  # how the harness says that requests do not fit its arguments
-                raise InputError(
-                    f"The task {self._task.name!r}: the harness cannot run it: {first_line(error)}."
-                ) from None
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self._size == 1:
-                    raise
-            # outside the handler, where the failed batch's tensors are no longer held by the traceback
-            self._size //= 2
-            if candidate.device.type == "cuda":
-                torch.cuda.empty_cache()
+        if self._batcher is None:
+            self._work = workload(self._loaded, lm)
+            example_bytes = language_model_bytes(self._context, self._work.tokens)
+            self._batcher = Batcher(self._args.batch_size, example_bytes=example_bytes, device=candidate.device)
+        if is_estimating():
+            row_1L = torch.zeros(1, self._work.tokens, dtype=torch.int64, device=candidate.device)
+            self._batcher.map(self._work.passes, lambda start, stop: lm._model_call(row_1L.expand(stop - start, -1)))
+            return declared_metrics(self._loaded)
+
+        def run(size: int) -> dict[str, dict[str, Any]]:
+            lm.batch_size_per_gpu = size
+            found = evaluate(
+                lm=lm,
+                task_dict=self._loaded,
+                limit=self._args.limit,
+                samples=self._args.samples,
+                bootstrap_iters=self._args.bootstrap_iters,
+                log_samples=False,
+                confirm_run_unsafe_code=self._args.confirm_run_unsafe_code,
+                **self._prompts,
+            )
+            results: dict[str, dict[str, Any]] = found["results"]
+            return results
+
+        try:
+            return self._batcher.retry(run)
+        except AssertionError as error:  # how the harness says that requests do not fit its arguments
+            where = f"The task {self._task.name!r}"
+            raise InputError(f"{where}: the harness cannot run it: {first_line(error)}.") from error
 
     def _named(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
         """Every metric by the names it has here, with its standard error, NaN where unknown.

@@ -65,11 +65,32 @@ def test_one_example_that_does_not_fit_is_an_input_error() -> None:
 
 
 def test_other_errors_pass() -> None:
-    def function(start: int, stop: int) -> None:
+    def function(*_: int) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
+    batcher = Batcher(4, example_bytes=0, device=CPU)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        Batcher(4, example_bytes=0, device=CPU).map(9, function)
+        batcher.map(9, function)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        batcher.retry(function)
+
+
+def test_work_with_batches_of_its_own_starts_again_with_half_the_size() -> None:
+    batcher = Batcher(8, example_bytes=0, device=CPU)
+    tried: list[int] = []
+
+    def function(size: int) -> int:
+        tried.append(size)
+        if size > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return size
+
+    fits = 3
+    assert batcher.retry(function) == batcher.retry(function) == 2
+    assert tried == [8, 4, 2, 2]
+    fits = 0
+    with pytest.raises(InputError, match=r"'cpu' is too small for a batch of one example"):
+        batcher.retry(function)
 
 
 @pytest.mark.parametrize(

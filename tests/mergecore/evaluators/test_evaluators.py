@@ -15,6 +15,7 @@ from mergecore.evaluation import CandidateEvaluator
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.base import Candidate, Context
 from mergecore.evaluators.metrics import classification_metrics
+from mergecore.preflight import check
 from mergecore.study import prepare
 
 CALLABLES = '''
@@ -114,6 +115,12 @@ class TestContract:
         assert evaluator.metrics is None or task.metric in evaluator.metrics
         assert made.examples >= 0
         assert isinstance(evaluator.version, int)
+
+    def test_its_time_is_known_from_few_batches(self, name, pico, callables, home) -> None:
+        task = task_for(name, pico, callables)
+        models = [{"name": model, "source": pico[model]} for model in ("first", "second")]
+        found = check(parse_config({"base": pico["base"], "models": models, "tasks": [task.model_dump()]}), home)
+        assert set(found.seconds) == ({"t"} if EVALUATORS.get(name).needs_network else set())
 
 
 def test_image_classification_equals_a_plain_loop(pico_vit, pico_config, home) -> None:

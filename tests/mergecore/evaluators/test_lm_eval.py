@@ -16,6 +16,7 @@ from mergecore.config import TaskConfig, parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.evaluators.base import Candidate, Context, Measurement
+from mergecore.evaluators.batching import estimating
 from mergecore.evaluators.lm_eval import LmEval
 from mergecore.export import export_model
 from mergecore.study import prepare
@@ -351,3 +352,25 @@ def test_code_of_the_model_is_not_run_unasked(home: Path, tasks: Path, model: Pa
     with pytest.raises(InputError, match=r"runs code that the model writes\. Allow it"):
         evaluator(model, home, tasks)
     assert measure(evaluator(model, home, tasks, confirm_run_unsafe_code=True), network("llama-lm")).examples == 20
+
+
+def test_time_is_estimated_from_a_batch_of_the_longest_request(home: Path, tasks: Path, model: Path) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    class Watched(type(network("llama-lm"))):  # type: ignore[misc]
+        def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+            shapes.append(tuple(input_ids.shape))
+            return super().forward(input_ids, **kwargs)
+
+    module = network("llama-lm")
+    module.__class__ = Watched
+    made = evaluator(model, home, tasks, batch_size=8)
+    with estimating() as estimate:
+        measure(made, module)
+    timed, shapes[:] = list(shapes), []
+    assert estimate.passes == 1
+    assert estimate.seconds > 0
+    measure(made, module)
+    assert {shape[0] for shape in timed} == {8, 60 % 8}
+    assert max(length for _, length in shapes) <= timed[0][1] <= max(length for _, length in shapes) + 1
+    assert len(timed) < len(shapes)

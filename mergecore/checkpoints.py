@@ -344,13 +344,13 @@ def _load(path: Path) -> object:
             return load(mapped=True)
         except (RuntimeError, OSError, EOFError, ValueError):
             return load(mapped=False)  # files of the format before torch 1.6 cannot be mapped
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{str(path)!r} is a pickle of more than tensors; opening it could run code, so it is refused.",
-            f"Convert it, which runs nothing in it: mergecore convert {shlex.quote(str(path))} "
-            f"{shlex.quote(path.stem + '.safetensors')}",
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
+            raise InputError(
+                f"{str(path)!r} is a pickle of more than tensors; opening it could run code, so it is refused.",
+                f"Convert it, which runs nothing in it: mergecore convert {shlex.quote(str(path))} "
+                f"{shlex.quote(path.stem + '.safetensors')}",
+            ) from None
         text = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise InputError(f"{str(path)!r} is not a complete state dict: {text}.", "Copy it again.") from None
 

@@ -11,7 +11,7 @@ import mmap
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
 from mergecore.errors import InputError
 
@@ -21,8 +21,8 @@ MAX_STEPS = 10_000_000
 LONGEST = 100
 """Characters of a name's parts that messages show."""
 
-MAX_LINE = 1 << 16
-"""Bytes of a name or number that the oldest protocol ends by a line break."""
+MAX_LINE = 1 << 28
+"""Bytes of a value that the oldest protocol ends by a line break."""
 
 Buffer = bytes | mmap.mmap
 
@@ -82,7 +82,7 @@ class Window:
         return found
 
     def readline(self) -> bytes:
-        """Up to and including the next line break; without one where the line is longer than any name."""
+        """Up to and including the next line break; without one where the line is longer than any should be."""
         end = self._data.find(b"\n", self._place, self._place + MAX_LINE)
         return self.read(MAX_LINE if end < 0 else end + 1 - self._place)
 
@@ -119,7 +119,8 @@ class Machine:
         marked: list[list[Any]] = []
         memo: dict[int, Any] = {}
         try:
-            for operation, argument, _ in pickletools.genops(stream):
+            for operation, stated, _ in pickletools.genops(cast(IO[bytes], stream)):
+                argument: Any = stated
                 if next(self._steps) > MAX_STEPS:
                     raise InputError(f"{self._where!r} holds a pickle of more than {MAX_STEPS:,} steps.")
                 match operation.name:

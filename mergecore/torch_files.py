@@ -185,21 +185,24 @@ def _read_zip(data: Buffer, machine: Machine, path: Path) -> Any:
 
 
 def _entries(data: Buffer, path: Path) -> dict[str, tuple[int, int]]:
-    """Name to place of the content of each file in a zip archive; torch compresses nothing."""
+    """Name to place of the content of each file in a zip archive that is neither compressed nor encrypted.
+
+    Torch compresses nothing but the source code in a TorchScript archive.
+    """
     found = {}
     try:
         with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
             for entry in archive.infolist():
                 if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-                    raise InputError(f"{str(path)!r} is a compressed or encrypted zip archive, but no file of torch.")
+                    continue
                 # the archive's directory does not say how long the header before the content is
                 name_size, extra_size = struct.unpack_from("<HH", data, entry.header_offset + 26)
                 start = entry.header_offset + 30 + name_size + extra_size
-                if start + entry.file_size > len(data):
+                if start < 0 or start + entry.file_size > len(data):
                     raise ValueError("an entry reaches beyond the end")
                 found[entry.filename] = (start, start + entry.file_size)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
-        raise InputError(f"{str(path)!r} is not a complete file of torch: {error}.", "Copy it again.") from None
+        raise damaged(str(path), error) from None
     return found
 
 
@@ -281,6 +284,13 @@ def _set(values: Any = ()) -> set[Any]:
     return {plain_key(value) for value in values}
 
 
+def _bytes(text: Any = "", encoding: Any = "latin1") -> bytes:
+    """As old protocols hold bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("bytes in an unknown encoding")
+    return text.encode("latin1")
+
+
 TENSORS = (Name("torch._utils", "_rebuild_tensor"), Name("torch._utils", "_rebuild_tensor_v2"))
 
 CALLS: Mapping[Name, Callable[..., Any]] = {
@@ -291,6 +301,7 @@ CALLS: Mapping[Name, Callable[..., Any]] = {
     Name("torch", "Size"): lambda values=(): tuple(values),
     Name("collections", "OrderedDict"): _dict,
     Name("collections", "defaultdict"): lambda *_: {},
+    Name("_codecs", "encode"): _bytes,
     Name("builtins", "set"): _set,
     Name("__builtin__", "set"): _set,
 }

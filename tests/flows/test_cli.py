@@ -145,7 +145,7 @@ def test_missing_config_and_bad_option(tmp_path, command) -> None:
 
 
 def test_every_command_shows_an_example(command) -> None:
-    for verb in ("quickstart", "check", "run", "pick", "compare"):
+    for verb in ("quickstart", "check", "run", "convert", "pick", "compare"):
         code, out, _ = command(verb, "--help")
         assert code == 0
         assert f"mergecore {verb}" in out.split("Example:")[1]

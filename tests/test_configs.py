@@ -100,7 +100,7 @@ def test_clip_on_eight_tasks(name: str, tmp_path: Path, home: Path) -> None:
     from transformers import CLIPImageProcessor, CLIPTokenizer, CLIPVisionModel
 
     config = load_config(CONFIGS / f"{name}.yaml")
-    base, *_ = transformers_clips(tmp_path / "made")
+    base, *_ = transformers_clips(tmp_path / "made", positions=77)
     shutil.copytree(base, config.base)
     Path(config.base, "preprocessor_config.json").write_text(json.dumps(CLIP_PROCESSOR))
     for seed, model in enumerate(config.models):
@@ -130,7 +130,7 @@ def test_clip_on_eight_tasks(name: str, tmp_path: Path, home: Path) -> None:
     with torch.no_grad():
         for label in table.class_names:
             prompts = [template.replace("{}", label) for template in table.templates]
-            tokens = tokenizer(prompts, return_tensors="pt", padding=True, truncation=True, max_length=24)
+            tokens = tokenizer(prompts, return_tensors="pt", padding=True, truncation=True, max_length=77)
             features = clip.text_projection(clip.text_model(**tokens).pooler_output)
             text.append(normalised(normalised(features, dim=-1).mean(0), dim=-1))
         for number, picture in enumerate(pictures(24, 1)):

@@ -22,11 +22,11 @@ OPEN_CLIP = {
 VISION = ("visual", "vision_model")
 
 
-def transformers_clips(folder: Path, *, moved: tuple[str, ...] = VISION) -> list[str]:
+def transformers_clips(folder: Path, *, moved: tuple[str, ...] = VISION, positions: int = 24) -> list[str]:
     """A base and two fine-tuned folders; only tensors whose names start with ``moved`` differ."""
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-    text = {**TOWER, "vocab_size": len(VOCABULARY), "max_position_embeddings": 24}
+    text = {**TOWER, "vocab_size": len(VOCABULARY), "max_position_embeddings": positions}
     ends = {"bos_token_id": 0, "eos_token_id": len(VOCABULARY) - 1, "pad_token_id": len(VOCABULARY) - 1}
     config = CLIPConfig(
         text_config={**text, **ends}, vision_config={**TOWER, "image_size": 8, "patch_size": 4}, projection_dim=8

@@ -61,7 +61,7 @@ def write_suite(
             f"Made by `python -m benchmarks.suites run {config.name}` on {machine}.",
             f"## Single models on every task: {config.tasks[0].metric} on the test split",
             markdown(cross),
-            "## Plain MAP, with the paper's number of samples",
+            "## Plain MAP",
             note,
             markdown(measures),
             "## R² of each surrogate",

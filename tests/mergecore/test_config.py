@@ -52,6 +52,11 @@ def test_round_trip() -> None:
         ("front.poplation", 10, "unknown key 'front.poplation'. Did you mean 'population'?"),
         ("tasks.0.metrc", "accuracy", "Did you mean 'metric'?"),
         ("tasks.0.dataset.pth", "x", "Did you mean 'path'?"),
+        (
+            "tasks.0.dataset.columns",
+            {"lable": "x"},
+            "unknown key 'tasks.0.dataset.columns.lable'. Did you mean 'label'?",
+        ),
         ("search.sampels", 3, "Did you mean 'samples'?"),
         ("search.method", "mapp", "unknown search method 'mapp'. Did you mean 'map'?"),
         ("search.samples", 0, "search.samples: Input should be greater than or equal to 1"),

@@ -101,9 +101,14 @@ class SequenceClassification(Evaluator):
                     raise InputError(f"The task {self._task.name!r} is measured on a network that classifies no texts.")
                 return logits_bC
 
-            return measure_classifier(
+            found = measure_classifier(
                 logits_of, self._labels_n[self._order_n], batcher=self._batcher, task=self._task.name
             )
+        if self._task.metric not in found.metrics:  # more than two classes, and no config.json said so
+            raise InputError(
+                f"The task {self._task.name!r} has no {self._task.metric}: it is measured for two classes."
+            )
+        return found
 
     def check(self, base: Any) -> None:
         """The network that the config describes is a sequence classifier."""

@@ -93,6 +93,13 @@ def test_two_classes_have_an_f1(tmp_path: Path, home: Path) -> None:
     assert found.metrics["f1"] == pytest.approx(f1_score(labels, predicted), abs=1e-12)
 
 
+def test_more_classes_have_none_wherever_the_network_comes_from(tmp_path: Path, home: Path) -> None:
+    module = saved(tmp_path / "m", "bert")
+    task = task_on(labelled(tmp_path / "d.jsonl"), metric="f1")
+    with pytest.raises(InputError, match="has no f1"):
+        measure(evaluator(tmp_path / "m", home, task, architecture="python:own.module:network"), module)
+
+
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_the_batch_size_changes_nothing_but_rounding(tmp_path: Path, home: Path, kind: str) -> None:
     module = saved(tmp_path / "m", kind)

@@ -105,9 +105,7 @@ class SequenceClassification(Evaluator):
                 logits_of, self._labels_n[self._order_n], batcher=self._batcher, task=self._task.name
             )
         if self._task.metric not in found.metrics:  # more than two classes, and no config.json said so
-            raise InputError(
-                f"The task {self._task.name!r} has no {self._task.metric}: it is measured for two classes."
-            )
+            raise InputError(f"The task {self._task.name!r} has no {self._task.metric}, which is for two classes.")
         return found
 
     def check(self, base: Any) -> None:

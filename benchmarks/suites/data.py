@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mergecore.data.subsets import stratified
 from mergecore.files import atomic_write
 
 ROOT = Path(__file__).parents[2]
@@ -82,9 +83,13 @@ def rows(kind: str, name: str) -> list[dict[str, object]]:
     return found
 
 
-def write_rows(kind: str, name: str, folder: Path) -> Path:
-    """The set as a .jsonl file in ``folder``, unless it is there."""
+def write_rows(kind: str, name: str, folder: Path, *, test: int | None = None) -> Path:
+    """The set as a .jsonl file in ``folder``, unless it is there; of the split "test" a stratified draw of ``test``."""
     file = folder / f"{name}.jsonl"
     if not file.is_file():
-        atomic_write(file, "".join(json.dumps(row) + "\n" for row in rows(kind, name)))
+        found = rows(kind, name)
+        tested = [row for row in found if row["split"] == "test"]
+        kept = stratified(np.array([row["label"] for row in tested]), test, seed=0)
+        written = [row for row in found if row["split"] != "test"] + [tested[index] for index in kept]
+        atomic_write(file, "".join(json.dumps(row) + "\n" for row in written))
     return file

@@ -47,8 +47,11 @@ def run(config: dict[str, Any], *, description: str) -> None:
 
 
 def first_tasks(config: StudyConfig, count: int) -> StudyConfig:
-    """The suite with its first tasks and their models only."""
-    return config.model_copy(update={"models": config.models[:count], "tasks": config.tasks[:count]})
+    """The suite with its first tasks and their models only, and the paper's number of samples for so many."""
+    if count == len(config.models):
+        return config
+    search = config.search.model_copy(update={"samples": None})
+    return config.model_copy(update={"models": config.models[:count], "tasks": config.tasks[:count], "search": search})
 
 
 def single_models(study: Study) -> dict[str, np.ndarray]:

@@ -81,3 +81,6 @@ def test_texts_of_test_stay_as_they_are(synthetic: Path, tmp_path: Path) -> None
     assert [row["split"] for row in found[40:]] == ["test"] * 12
     written = write_rows("text", "colours", tmp_path / "written").read_text("utf-8").splitlines()
     assert [json.loads(line) for line in written] == found
+    fewer = write_rows("text", "colours", tmp_path / "fewer", test=4).read_text("utf-8").splitlines()
+    assert [json.loads(line) for line in fewer[:40]] == found[:40]
+    assert sorted(json.loads(line)["label"] for line in fewer[40:]) == [0, 0, 1, 1]

@@ -117,7 +117,7 @@ def test_the_report_of_a_suite(
     cross, measures, r2 = ([[cell.strip() for cell in row.split("|")[1:-1]] for row in t] for t in tables_of_page)
     assert [row[0] for row in cross[2:]] == ["base", *lm4.TASKS, "average of all"]
     assert measures[0][1:] == r2[0][1:] == ["N = 2", "N = 3", "N = 4"]
-    assert measures[2] == ["evaluated coefficient vectors (× N tasks)", "16", "16", "16"]
+    assert measures[2] == ["evaluated coefficient vectors (× N tasks)", "30", "50", "16"]
     assert [row[0] for row in r2[2:]] == [*lm4.TASKS, "mean"]
     assert [sum(cell != "" for cell in row[1:]) for row in r2[2:]] == [3, 3, 2, 1, 3]
     assert "nan" not in page

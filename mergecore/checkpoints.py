@@ -42,6 +42,7 @@ STEMS = (
     ("adapter_model", ".bin"),
 )
 """Weights files of hub folders, in the order in which they are looked for: safetensors before torch files."""
+POINTER = b"version https://git-lfs.github.com/spec/"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.json", "*.txt", "*.model"]
 SAFETENSORS_CODES = {
@@ -295,7 +296,17 @@ def _open_files(paths: list[Path], source: str) -> Checkpoint:
     return Checkpoint(source, tensors, readers, list(paths))
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raise ``InputError`` for what a clone without Git LFS leaves in the place of a large file."""
+    with path.open("rb") as handle:
+        if handle.read(len(POINTER)) == POINTER:
+            raise InputError(
+                f"{str(path)!r} is no checkpoint but a pointer of Git LFS to one.", "Fetch it with 'git lfs pull'."
+            )
+
+
 def _open_file(path: Path) -> Iterator[tuple[str, TensorInfo, Callable[[str], torch.Tensor]]]:
+    refuse_pointer(path)
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
     if path.suffix in TORCH_SUFFIXES:

@@ -88,6 +88,12 @@ class DatasetConfig(Section):
     limit: int | None = Field(None, gt=0, description="Use at most so many examples, a class-stratified draw.")
     seed: int = Field(0, ge=0, description="Seed of that draw.")
 
+    @model_validator(mode="after")
+    def _held_out_is_apart(self) -> DatasetConfig:
+        if self.test_split == self.split:
+            raise ValueError(f"the test_split {self.split!r} is the split that coefficients are chosen on")
+        return self
+
 
 class TaskConfig(Section):
     """One objective: what is measured, on which data, by which evaluator."""

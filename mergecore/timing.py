@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mergecore.architectures.build import build_module
-from mergecore.config import StudyConfig
+from mergecore.config import StudyConfig, first_line
 from mergecore.errors import InputError
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.base import Candidate
@@ -32,6 +32,9 @@ def seconds_of_evaluations(config: StudyConfig, opened: Opened) -> dict[str, flo
 
     Left out are tasks that call no network of ours or whose evaluator refuses zeros, and every task when the network
     would fill memory or the GPUs are elsewhere.
+
+    Raises:
+        InputError: a network cannot be built, or the first batch does not go through it.
     """
     device = torch.device(device_of(config))
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -76,8 +79,13 @@ def _seconds(config: StudyConfig, opened: Opened, item: Measured, zeros: Weights
             item.evaluator().evaluate(candidate)
         except InputError:
             raise
-        except Exception:  # what an evaluator makes of zeros says nothing of real weights
-            return None
+        except (ArithmeticError, torch.linalg.LinAlgError):
+            return None  # what becomes of zeros says nothing of real weights
+        except Exception as error:
+            if estimate.passes and not estimate.failed:
+                return None
+            # no batch goes through the network: shapes do not fit, whatever the weights
+            raise InputError(f"The task {item.task.name!r} cannot be measured: {first_line(error)}.") from None
     return estimate.seconds if estimate.passes else None
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mergecore.checkpoints import TensorInfo
+from mergecore.checkpoints import TensorInfo, refuse_pointer
 from mergecore.errors import InputError
 from mergecore.inert_pickle import Buffer, Machine, Name, Record, Window, damaged, plain_key
 
@@ -137,6 +137,7 @@ def read_torch_file(path: Path) -> TorchFile:
     if not path.exists():
         raise InputError(f"The file {str(path)!r} does not exist.")
     try:
+        refuse_pointer(path)
         with path.open("rb") as handle:
             data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:

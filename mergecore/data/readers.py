@@ -166,7 +166,8 @@ def _reading(path: str) -> Iterator[None]:
         raise
     except Exception as error:  # errors of every kind, its dependencies' too
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        reason = "a split of it is empty" if "corresponds to no data" in reason else reason
+        if "corresponds to no data" in reason or reason == StopIteration.__name__:
+            reason = "a split of it is empty"
         raise InputError(f"The data set {path!r} cannot be read: {reason}.") from None
     finally:
         datasets.logging.set_verbosity(level)

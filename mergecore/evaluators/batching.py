@@ -27,11 +27,18 @@ Result = TypeVar("Result")
 
 
 class Estimate:
-    """Seconds that the batches of an evaluation would take, from one timed batch of each pass."""
+    """Seconds that the batches of an evaluation would take, from one timed batch of each pass.
+
+    Attributes:
+        seconds: of all batches together.
+        passes: how many passes they belong to.
+        failed: whether the first batch of a pass raised something.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.passes = 0
+        self.failed = False
 
 
 _estimate: ContextVar[Estimate | None] = ContextVar("estimate", default=None)
@@ -125,7 +132,9 @@ class Batcher:
         """The first batch, timed, in the place of every batch of its size."""
         token = _estimate.set(None)
         try:
+            estimate.failed = True
             self.map(min(self.size, count), function)  # first use is slower, and finds the size that fits
+            estimate.failed = False
             stop = min(self.size, count)
             begun = time.perf_counter()
             (first,) = self.map(stop, function)

@@ -141,6 +141,16 @@ def broken_parquet(config: Config, folder: Path) -> None:
     data(config, path=str(folder / "rows.parquet"))
 
 
+def pointer(config: Config, folder: Path) -> None:
+    file = Path(config["models"][0]["source"]) / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:6ae8\nsize 548105171\n")
+
+
+def unprocessed(config: Config, folder: Path) -> None:
+    for place in (config["base"], *(model["source"] for model in config["models"])):
+        (Path(place) / "preprocessor_config.json").unlink()
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Config], Fault, str]] = {
     "token numbers": (text_study, renumber, "The tokenizers differ: 'w"),
     "vocabulary": (
@@ -161,6 +171,15 @@ FAULTS: dict[str, tuple[Callable[[Path], Config], Fault, str]] = {
     ),
     "split": (text_study, lambda c, f: data(c, split="validation"), "'validation'"),
     "test split": (text_study, lambda c, f: data(c, test_split="tets"), "'tets'"),
+    "test split once more": (text_study, lambda c, f: data(c, test_split="test"), "'test' is the split that"),
+    "no rows": (text_study, lambda c, f: write_rows(f / "rows.jsonl", []), "a split of it is empty"),
+    "pointer": (text_study, pointer, "a pointer of Git LFS"),
+    "config of another network": (
+        text_study,
+        lambda c, f: set_json(Path(c["base"]) / "config.json", num_attention_heads=3),
+        "'topic' cannot be measured: The hidden size (16) is not a multiple",
+    ),
+    "no preprocessing": (clip_study, unprocessed, "'pets' cannot be measured: Input image size (10*12)"),
     "unlabelled": (
         text_study,
         lambda c, f: write_rows(f / "rows.jsonl", [{"text": "w1", "label": -1, "split": "test"}] * 3),

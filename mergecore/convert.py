@@ -120,7 +120,7 @@ def _named(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, StoredTens
     for name, tensor in pairs:
         if not isinstance(tensor, StoredTensor):
             raise InputError(
-                f"The tensor {name[:MAX_NAME]!r} of {where!r} was stored by {_title(tensor)}, which is not read here."
+                f"The part {name[:MAX_NAME]!r} of {where!r} was stored by {_title(tensor)}, which is not read here."
             )
         if len(name) > MAX_NAME or not name.isprintable() or name == "__metadata__":
             raise InputError(f"{name[:40]!r} in {where!r} is no name for a tensor.")
@@ -152,16 +152,16 @@ def _members(module: Record) -> tuple[dict[str, Any], dict[str, Record]]:
     """What a module holds itself by name, and the modules inside it."""
     attributes = _items(module.attributes)
     if _is_script(module):
-        own, inside = attributes, attributes
-        own = {name: value for name, value in own.items() if isinstance(value, StoredTensor)}
-    else:
-        passing = attributes.get("_non_persistent_buffers_set")
-        buffers, inside = _items(attributes.get("_buffers")), _items(attributes["_modules"])
-        own = _items(attributes["_parameters"]) | {
-            name: value for name, value in buffers.items() if not (isinstance(passing, set) and name in passing)
-        }
-        own = {name: value for name, value in own.items() if value is not None}
-    return own, {name: value for name, value in inside.items() if _is_module(value)}
+        own = {name: value for name, value in attributes.items() if isinstance(value, StoredTensor)}
+        return own, {name: value for name, value in attributes.items() if _is_script(value)}
+    passing = attributes.get("_non_persistent_buffers_set")
+    buffers, inside = _items(attributes.get("_buffers")), _items(attributes["_modules"])
+    own = _items(attributes["_parameters"]) | {
+        name: value for name, value in buffers.items() if not (isinstance(passing, set) and name in passing)
+    }
+    modules = {name: value for name, value in inside.items() if _is_module(value)}
+    own |= {name: value for name, value in inside.items() if name not in modules}  # for `_named` to refuse
+    return {name: value for name, value in own.items() if value is not None}, modules
 
 
 def _unwrapped(value: Any) -> Any:

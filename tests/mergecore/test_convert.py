@@ -24,9 +24,11 @@ from safetensors.torch import load_file
 
 from mergecore import convert as converting
 from mergecore import inert_pickle
+from mergecore.alignment import align
 from mergecore.checkpoints import open_checkpoint
 from mergecore.convert import convert
 from mergecore.errors import InputError
+from tests.mergecore.evaluators.pico_clip import open_clips
 
 
 class Vanished(torch.nn.Module):
@@ -104,6 +106,35 @@ def test_modules_of_libraries(tmp_path: Path) -> None:
         same(load_file(tmp_path / f"{name}.safetensors"), dict(module.state_dict()))
 
 
+class ImageEncoder(torch.nn.Module):
+    """As published with task arithmetic: a CLIP without its text transformer, and what prepares its images."""
+
+    def __init__(self, clip: torch.nn.Module) -> None:
+        super().__init__()
+        from torchvision.transforms import Compose, Resize
+
+        self.model = clip
+        del self.model.transformer
+        self.train_preprocess = Compose([Resize(8)])
+        self.cache_dir = None
+
+
+def test_a_published_image_encoder_joins_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    base, tuned, _ = open_clips(tmp_path)
+    torch.save(ImageEncoder(open_clip.create_model(f"local-dir:{tuned}")), tmp_path / "finetuned.pt")
+    monkeypatch.delattr(sys.modules[__name__], "ImageEncoder")
+    with pytest.raises(InputError, match=r"mergecore convert \S+/finetuned\.pt finetuned\.safetensors"):
+        open_checkpoint(tmp_path / "finetuned.pt", home=tmp_path)
+    convert(tmp_path / "finetuned.pt", tmp_path / "finetuned.safetensors")
+    opened = [open_checkpoint(path, home=tmp_path) for path in (base, tmp_path / "finetuned.safetensors")]
+    found = align(opened[0], {"tuned": opened[1]}).models["tuned"]
+    expected = load_file(Path(tuned) / "open_clip_model.safetensors")
+    assert found.tensors.keys() == expected.keys()
+    assert all(torch.equal(found.read(name), tensor) for name, tensor in expected.items())
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("key", [None, "state_dict", "model"])
 def test_state_dicts(tmp_path: Path, zipped: bool, key: str | None) -> None:
@@ -157,6 +188,14 @@ def test_no_tensor_is_left_out_silently(tmp_path: Path, value: torch.Tensor, sto
     module.register_buffer("odd", value)
     torch.save(module, tmp_path / "m.pt")
     with pytest.raises(InputError, match=rf"'odd'.* {re.escape(stored_by)}, which"):
+        convert(tmp_path / "m.pt", tmp_path / "m.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_module_is_left_out_silently(tmp_path: Path) -> None:
+    graph = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Linear(2, 3)))
+    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2), graph), tmp_path / "m.pt")
+    with pytest.raises(InputError, match=r"'1' of .* was stored by torch\.fx\.graph_module\.reduce_graph_module"):
         convert(tmp_path / "m.pt", tmp_path / "m.safetensors")
 
 

@@ -60,12 +60,15 @@ def _square(images: np.ndarray) -> np.ndarray:
     return np.pad(images, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
 
 
-def write_images(name: str, folder: Path) -> Path:
-    """The set as an .npz file in ``folder``, unless it is there."""
+def write_images(name: str, folder: Path, *, test: int | None = None) -> Path:
+    """The set as an .npz file in ``folder``, unless it is there; of the split "test" a stratified draw of ``test``."""
     file = folder / f"{name}.npz"
     if not file.is_file():
+        arrays = images(name)
+        kept = stratified(arrays["y_test"], test, seed=0)
+        arrays |= {"x_test": arrays["x_test"][kept], "y_test": arrays["y_test"][kept]}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **images(name))
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         atomic_write(file, buffer.getvalue())
     return file
 

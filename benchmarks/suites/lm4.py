@@ -24,8 +24,8 @@ TASKS = {
     "shakespeare": "lm_en_shakespeare",
 }
 WINDOW = 128
-PRE_TRAINING = Training(steps=400, batch=32, learning_rate=2e-3)
-FINE_TUNING = Training(steps=200, batch=16, learning_rate=1e-3)
+PRE_TRAINING = Training(steps=150, batch=32, learning_rate=2e-3)
+FINE_TUNING = Training(steps=150, batch=16, learning_rate=5e-4)
 SEED = 0
 
 

@@ -33,9 +33,10 @@ def build(home: Path) -> dict[str, Any]:
         if not place.is_dir():
             with repeatable(SEED):
                 _fine_tune(task, place)
-    tasks = {"evaluator": "sequence_classification", "args": {"max_length": MAX_LENGTH}, "limit": 80}
+    tasks = {"evaluator": "sequence_classification", "args": {"max_length": MAX_LENGTH}, "limit": 64}
     # two for each of a surrogate's 28 parameters; the paper has 100
-    return study("text6", encoder_folder(), models, data, tasks=tasks, search={"method": "map", "samples": 56})
+    search, execution = {"method": "map", "samples": 56}, {"precision": "bfloat16"}
+    return study("text6", encoder_folder(), models, data, tasks=tasks, search=search, execution=execution)
 
 
 def encoder_folder() -> Path:

@@ -117,12 +117,15 @@ def shares_on_test(measurer: Measurer, study: Study, front: Front, single: dict[
     preferred_R = (preferences_RN @ shares(front.predicted_PT).T).argmax(axis=1)
     found_RN = shares(measurer.measure(front.coefficients_PN[preferred_R], study.held_out_tasks))
     average_1N = shares(measurer.measure(np.full((1, models), 1 / models), study.held_out_tasks))
-    front_R, average_R = ((preferences_RN * values).sum(axis=1) for values in (found_RN, average_1N))
+    base_1N = shares(single["base"][None, :models])
+    front_R, average_R, base_R = ((preferences_RN * values).sum(axis=1) for values in (found_RN, average_1N, base_1N))
     return {
         "equal preferences, test": float(front_R[0]),
         "the average 1/N by these, test": float(average_R[0]),
+        "the base by these, test": float(base_R[0]),
         "drawn preferences, test": _spread(front_R[1:]),
         "the average 1/N by those, test": _spread(average_R[1:]),
+        "the base by those, test": _spread(base_R[1:]),
     }
 
 

@@ -143,3 +143,6 @@ def test_shares_on_test_by_a_slow_twin(
     assert found["the average 1/N by these, test"] == pytest.approx(
         sum(own[n] / average[n] for n in range(4)) / 4, rel=1e-9
     )
+    assert found["the base by these, test"] == pytest.approx(
+        sum(own[n] / single["base"][n] for n in range(4)) / 4, rel=1e-9
+    )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import qmc
 
 from mergecore.errors import InputError
 from mergecore.registry import did_you_mean
@@ -80,6 +79,8 @@ def _uniform(count: int, models: int, generator: np.random.Generator) -> np.ndar
 
 def _sobol(count: int, models: int, generator: np.random.Generator) -> np.ndarray:
     """The first ``count`` points of an Owen-scrambled Sobol sequence (Owen, 1998)."""
+    from scipy.stats import qmc  # a second to import, which `check` and workers do without
+
     if not count:
         return np.empty((0, models))
     # the sequence is balanced at powers of two, and a prefix of one stays well spread

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.evolve import Costs, offspring
@@ -115,6 +114,8 @@ def choose_by_hypervolume(costs_CT: np.ndarray, count: int, *, generator: np.ran
 
 def _directions(objectives: int, least: int, generator: np.random.Generator) -> np.ndarray:
     """Directions [D, T] spread over the positive part of the unit sphere, D a power of two."""
+    from scipy.stats import qmc
+
     exponent = max(DIRECTIONS_LOG2, (least - 1).bit_length())
     unit = qmc.Sobol(objectives, scramble=True, seed=generator).random_base2(exponent)
     normal = np.maximum(ndtri(0.5 + unit / 2), 1e-9)

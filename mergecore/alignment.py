@@ -32,7 +32,7 @@ import torch
 from mergecore.adapters import LowRankUpdate, read_adapter
 from mergecore.checkpoints import Checkpoint, TensorInfo
 from mergecore.composed import Place, compose
-from mergecore.errors import InputError
+from mergecore.errors import InputError, listed
 
 Heads = Literal["auto", "merge"] | Sequence[str]
 
@@ -174,7 +174,7 @@ class _Match:
         found = []
         towers = sorted({key.split(".")[0] for key in self.borrowed if not OPTIONAL_BUFFERS.search(key)})
         if towers:
-            found.append(f"The model {name!r} does not hold {_listed(towers)}: those parts are the base's.")
+            found.append(f"The model {name!r} does not hold {listed(towers)}: those parts are the base's.")
         if self.padded:
             first = self.padded[0]
             found.append(
@@ -183,7 +183,7 @@ class _Match:
             )
         if self.heads or self.foreign & apart:
             own = sorted({self.clean(own) for own in self.heads} | self.foreign & apart)
-            found.append(f"The model {name!r} keeps a head of its own: {_listed(own)}.")
+            found.append(f"The model {name!r} keeps a head of its own: {listed(own)}.")
         return found
 
 
@@ -409,8 +409,3 @@ def _prefixes(names: Mapping[str, object] | Sequence[str]) -> list[str]:
 
 def _part(key: str) -> str:
     return key.split(".", 1)[0]
-
-
-def _listed(names: Sequence[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(repr(name) for name in names[:limit]) + more

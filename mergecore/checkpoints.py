@@ -11,13 +11,17 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.files import atomic_write
 from mergecore.registry import Registry
+
+if TYPE_CHECKING:
+    from mergecore.adapters import LowRankUpdate
 
 SOURCES = Registry(
     "checkpoint source",
@@ -91,6 +95,7 @@ class Checkpoint:
         source: what the user wrote, for messages.
         tensors: name to shape and dtype.
         folder: the folder that holds config and tokenizer files, if there is one.
+        updates: tensors that the model changes by a low-rank product; `read` gives what the product is added to.
     """
 
     source: str
@@ -98,6 +103,7 @@ class Checkpoint:
     _readers: dict[str, Callable[[str], torch.Tensor]] = field(repr=False)
     _files: list[Path] = field(repr=False, default_factory=list)
     folder: Path | None = None
+    updates: Mapping[str, LowRankUpdate] = field(default_factory=dict)
     _fingerprint: Fingerprint | None = field(repr=False, default=None, compare=False)
 
     @property
@@ -242,7 +248,7 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise InputError(f"{name!r} is no local path and could not be fetched from the hub: {reason}.") from None
 
 
@@ -362,8 +368,9 @@ def _load(path: Path) -> object:
                 f"Convert it, which runs nothing in it: mergecore convert {shlex.quote(str(path))} "
                 f"{shlex.quote(path.stem + '.safetensors')}",
             ) from None
-        text = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise InputError(f"{str(path)!r} is not a complete state dict: {text}.", "Copy it again.") from None
+        raise InputError(
+            f"{str(path)!r} is not a complete state dict: {first_line(error)}.", "Copy it again."
+        ) from None
 
 
 def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:

@@ -47,13 +47,8 @@ class Place:
 
 @dataclass
 class ComposedCheckpoint(Checkpoint):
-    """A checkpoint put together from tensors of others, under new names; values are still read on demand.
+    """A checkpoint put together from tensors of others, under new names; values are still read on demand."""
 
-    Attributes:
-        updates: tensors that the model changes by a low-rank product; `read` gives what the product is added to.
-    """
-
-    updates: dict[str, LowRankUpdate] = field(default_factory=dict)
     _places: dict[str, Place] = field(repr=False, default_factory=dict)
 
     def _digest_all(self, cache: Path | None) -> Fingerprint:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mergecore.architectures import ARCHITECTURES
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.metrics import METRICS
 from mergecore.fronts.optimise import ALGORITHMS
@@ -353,12 +353,6 @@ def _check_size(data: Any, path: Path) -> None:
         raise InputError(
             f"The config {str(path)!r} holds more than {MAX_CONFIG_NODES} values once its aliases are expanded."
         )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without a closing full stop."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
 
 
 def _assign(data: dict[str, Any], assignment: str) -> None:

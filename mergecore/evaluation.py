@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 
-from mergecore.architectures.build import build_module
 from mergecore.data.cache import decoded
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Evaluator
-from mergecore.study import Study, network
+from mergecore.study import Study, build_network
 from mergecore.task_matrix import TaskMatrix, open_task_matrix
 
 
@@ -59,7 +57,7 @@ class CandidateEvaluator:
         self._merged_P = self._matrix.new_candidate(self._dtype)
         self._candidate_P = self._merged_P.to(self._device)  # the same tensor where the matrix is
         self._evaluators: dict[int, Evaluator] = {}
-        self._weights: dict[str | None, dict[str, torch.Tensor]] = {}
+        self._states: dict[str | None, tuple[dict[str, torch.Tensor], frozenset[str]]] = {}
         self._modules: dict[str | None, torch.nn.Module] = {}
 
     def evaluate(self, coefficients: Sequence[float] | np.ndarray, measured: Sequence[int]) -> list[Outcome]:
@@ -92,17 +90,14 @@ class CandidateEvaluator:
 
     def candidate(self, c_N: np.ndarray, head: str | None) -> Candidate:
         """What is in the buffer now, as the network with one model's head sees it."""
-        weights = self._weights_with(head)
-        merged = {name for entry in self._matrix.layout.entries for name in (entry.name, *entry.tied)}
-        if head is not None:
-            merged = {own for own, key in self._study.heads[head].body.items() if key in merged}
+        weights, merged = self._state(head)
         return Candidate(
             c_N,
             weights,
             lambda: self._module(head),
             device=self._device,
             precision=self._study.precision,
-            merged=frozenset(merged),
+            merged=merged,
         )
 
     def _fits(self, matrix: TaskMatrix) -> bool:
@@ -111,21 +106,20 @@ class CandidateEvaluator:
         free, _ = torch.cuda.mem_get_info(self._device)
         return matrix.nbytes + 2 * matrix.layout.length * self._dtype.itemsize < 0.7 * free
 
-    def _weights_with(self, head: str | None) -> dict[str, torch.Tensor]:
-        """The state dict of the network with one model's head: views of the buffer, and what no candidate changes."""
-        if head not in self._weights:
-            body = self._body
+    def _state(self, head: str | None) -> tuple[dict[str, torch.Tensor], frozenset[str]]:
+        """The state dict of the network with one model's head, and the names in it that candidates change.
+
+        Its tensors are views of the buffer, and what no candidate changes.
+        """
+        if head not in self._states:
+            state = self._matrix.named(self._candidate_P)
+            merged = frozenset(name for entry in self._matrix.layout.entries for name in (entry.name, *entry.tied))
             if head is not None:
                 stored = self._study.heads[head]
-                body = {own: body[key] for own, key in stored.body.items() if key in body}
-                body |= {name: self._placed(tensor) for name, tensor in stored.tensors().items()}
-            self._weights[head] = body
-        return self._weights[head]
-
-    @cached_property
-    def _body(self) -> dict[str, torch.Tensor]:
-        named = self._matrix.named(self._candidate_P)
-        return {name: self._placed(tensor) for name, tensor in named.items()}
+                state = stored.state_dict(self._state(None)[0])
+                merged = frozenset(own for own, key in stored.body.items() if key in merged)
+            self._states[head] = {name: self._placed(tensor) for name, tensor in state.items()}, merged
+        return self._states[head]
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
         """On the device and in the candidate's format; the tensor itself when it is."""
@@ -135,13 +129,8 @@ class CandidateEvaluator:
         if head not in self._modules:
             study = self._study
             stored = study.heads[head] if head is not None else None
-            self._modules[head] = build_module(
-                network(study.config, study.base_folder, stored),
-                self._weights_with(head),
-                source=stored.source if stored is not None else study.config.base,
-                device=self._device,
-                spare=stored is not None,
-            )
+            weights, _ = self._state(head)
+            self._modules[head] = build_network(study.config, study.base_folder, stored, weights, self._device)
         return self._modules[head]
 
     def _measure(self, candidate: Candidate, index: int) -> Outcome:

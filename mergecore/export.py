@@ -107,11 +107,10 @@ def _network(
         own = {name: base.read(name) for name in base.tensors if name not in merged}  # the base's own head
         return dict(base.tensors), {**merged, **own}
     stored = study.heads[head]
-    tensors = stored.tensors()
-    state = {name: merged[key] for name, key in stored.body.items() if key in merged}
-    infos = {name: base.tensors[stored.body[name]] for name in state}
-    infos |= {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    return infos, {**state, **tensors}
+    state = stored.state_dict(merged)
+    own_infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+    # the body in the base's formats, the head in its own
+    return {name: base.tensors.get(stored.body.get(name, ""), info) for name, info in own_infos.items()}, state
 
 
 def _describe_classifier(study: Study, head: str, config: Path) -> None:

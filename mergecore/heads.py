@@ -36,6 +36,10 @@ class StoredHead:
     folder: Path | None
     classes: int | None
 
+    def state_dict(self, body: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The whole network's tensors by its own names: the shared body, named as the base names it, and the head."""
+        return {name: body[key] for name, key in self.body.items() if key in body} | self.tensors()
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """The head's own tensors by the names of its network."""
         if not self.file.is_file():

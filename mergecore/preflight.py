@@ -10,7 +10,6 @@ from pathlib import Path
 from mergecore.checkpoints import Checkpoint
 from mergecore.config import StudyConfig
 from mergecore.study import Opened, new_search, open_study
-from mergecore.task_vectors import low_rank_updates
 from mergecore.timing import seconds_of_evaluations, workers_here
 
 
@@ -89,7 +88,7 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
 
 def _matrix_bytes(base: Checkpoint, models: dict[str, Checkpoint], parameters: int, storage: str) -> int:
     """At most: the base, every full model's differences, every adapter's factors."""
-    adapters = [low_rank_updates(model) for model in models.values()]
+    adapters = [model.updates for model in models.values()]
     full = sum(not updates for updates in adapters)
     factors = sum(
         update.dtype.itemsize * update.rank * (base.tensors[name].shape[0] + math.prod(base.tensors[name].shape[1:]))

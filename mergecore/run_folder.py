@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.files import atomic_write
 
 RUN_FILES = ("config.yaml", "evaluations.csv", "surrogates.json", "front.csv", "report.html", "summary.json")
@@ -280,7 +280,7 @@ def _read(path: Path, parse: Callable[[str], _Parsed]) -> _Parsed:
     try:
         return parse(path.read_bytes().decode("utf-8"))
     except (ValueError, TypeError, KeyError, csv.Error, yaml.YAMLError, RecursionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise InputError(f"The file {str(path)!r} is broken: {reason}.", "Run the study again to rewrite it.") from None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mergecore.alignment import BASE_HEAD, Alignment, align
 from mergecore.architectures.base import Architecture
-from mergecore.architectures.build import resolve
+from mergecore.architectures.build import build_module, resolve
 from mergecore.checkpoints import Checkpoint, open_checkpoint
 from mergecore.config import DatasetConfig, StudyConfig, TaskConfig
 from mergecore.errors import InputError
@@ -250,6 +251,27 @@ def network(config: StudyConfig, base_folder: Path | None, head: StoredHead | No
     return resolve(config.architecture, head.folder, head.source, classes=head.classes)
 
 
+def build_network(
+    config: StudyConfig,
+    base_folder: Path | None,
+    head: StoredHead | None,
+    weights: Mapping[str, torch.Tensor],
+    device: torch.device,
+) -> torch.nn.Module:
+    """`network`, over tensors on ``device`` (`mergecore.architectures.build.build_module`).
+
+    Raises:
+        InputError: the tensors do not make that network.
+    """
+    return build_module(
+        network(config, base_folder, head),
+        weights,
+        source=head.source if head is not None else config.base,
+        device=device,
+        spare=head is not None,
+    )
+
+
 def _measured(
     config: StudyConfig,
     home: Path,
@@ -318,8 +340,6 @@ def device_of(config: StudyConfig) -> str:
     Raises:
         InputError: workers of this machine are to have GPUs that it has not.
     """
-    import torch
-
     execution = config.execution
     if execution.gpus_per_worker == "auto":
         return "cuda" if execution.ray_address is None and torch.cuda.is_available() else "cpu"

@@ -24,7 +24,7 @@ import torch
 
 from mergecore.adapters import LowRankUpdate
 from mergecore.checkpoints import DTYPES, Checkpoint, Fingerprint, TensorInfo, write_safetensors
-from mergecore.errors import InputError
+from mergecore.errors import InputError, listed
 from mergecore.files import atomic_folder
 from mergecore.task_matrix import Entry, Layout, TaskMatrix, aligned, map_buffer, open_task_matrix
 from mergecore.transforms import TRANSFORMS
@@ -57,8 +57,8 @@ def check_mergeable(base: Checkpoint, models: Mapping[str, Checkpoint]) -> None:
         missing = [key for key in base.tensors if key not in model.tensors]
         extra = [key for key in model.tensors if key not in base.tensors]
         if missing or extra:
-            parts = [f"lacks {_listed(missing)}"] if missing else []
-            parts += [f"has {_listed(extra)} which the base lacks"] if extra else []
+            parts = [f"lacks {listed(missing)}"] if missing else []
+            parts += [f"has {listed(extra)} which the base lacks"] if extra else []
             raise InputError(
                 f"The model {name!r} has another architecture than the base: it {' and '.join(parts)}.",
                 "All models must be fine-tuned from the same base.",
@@ -100,7 +100,7 @@ def plan_layout(
         elif contents in kinds:
             kinds[contents][0].append(name)
         else:
-            adapted = [keep_low_rank and name in low_rank_updates(model) for model in models.values()]
+            adapted = [keep_low_rank and name in model.updates for model in models.values()]
             in_full = {n for n in range(len(models)) if contents[n + 1] != contents[0] and not adapted[n]}
             changed_in_full |= in_full
             kinds[contents] = ([name], bool(in_full), any(adapted))
@@ -111,11 +111,6 @@ def plan_layout(
         entries.append(Entry(names[0], info.shape, info.dtype, offset, tuple(names[1:]), dense, low_rank))
         offset = aligned(offset + entries[-1].size)
     return Layout(tuple(models), tuple(entries), tuple(sorted(changed_in_full))), frozen
-
-
-def low_rank_updates(model: Checkpoint) -> Mapping[str, LowRankUpdate]:
-    """Tensors that a model changes by a low-rank product (`mergecore.alignment`); empty for a plain checkpoint."""
-    return getattr(model, "updates", {})
 
 
 def build_task_matrix(
@@ -195,7 +190,7 @@ def _write(
         span = slice(entry.offset, entry.offset + entry.size)
         base_P[span] = base.read(entry.name).reshape(-1)
         for row, n in enumerate(layout.dense_models):
-            update = low_rank_updates(models[n]).get(entry.name)
+            update = models[n].updates.get(entry.name)
             if entry.dense and update is None:
                 deltas_MD[row, span] = models[n].read(entry.name).reshape(-1).to(torch.float32) - base_P[span]
             elif entry.dense and not entry.low_rank and update is not None:
@@ -237,7 +232,7 @@ def _write_factors(file: Path, models: Sequence[Checkpoint], layout: Layout) -> 
     """Write the factors of each tensor side by side; which (model, rank, scale) they are, by index of the entry."""
     found: dict[int, dict[int, LowRankUpdate]] = {}
     for index, entry in enumerate(layout.entries):
-        updates = {n: low_rank_updates(model).get(entry.name) for n, model in enumerate(models)}
+        updates = {n: model.updates.get(entry.name) for n, model in enumerate(models)}
         if entry.low_rank:
             found[index] = {n: update for n, update in updates.items() if update is not None}
     infos: dict[str, TensorInfo] = {}
@@ -256,8 +251,3 @@ def _write_factors(file: Path, models: Sequence[Checkpoint], layout: Layout) -> 
     if infos:
         write_safetensors(file, infos, read)
     return {index: [(n, u.rank, u.scale) for n, u in of_models.items()] for index, of_models in found.items()}
-
-
-def _listed(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(repr(name) for name in names[:limit]) + more

@@ -9,14 +9,13 @@ import os
 import numpy as np
 import torch
 
-from mergecore.architectures.build import build_module
-from mergecore.config import StudyConfig, first_line
-from mergecore.errors import InputError
+from mergecore.config import StudyConfig
+from mergecore.errors import InputError, first_line
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.base import Candidate
 from mergecore.evaluators.batching import estimating
 from mergecore.files import usable_cores
-from mergecore.study import Measured, Opened, device_of, network, precision_of
+from mergecore.study import Measured, Opened, build_network, device_of, precision_of
 
 Weights = dict[str, torch.Tensor]
 
@@ -56,6 +55,8 @@ def seconds_of_evaluations(config: StudyConfig, opened: Opened) -> dict[str, flo
         found = {item.task.name: _seconds(config, opened, item, zeros, device) for item in items}
     finally:
         torch.set_num_threads(threads)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # this process only looks; its workers need the memory
     return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
@@ -63,15 +64,12 @@ def _seconds(config: StudyConfig, opened: Opened, item: Measured, zeros: Weights
     if not EVALUATORS.get(item.task.evaluator).needs_network:
         return None
     head = opened.heads[item.head] if item.head is not None else None
-    weights = zeros
-    if head is not None:
-        weights = {own: zeros[key] for own, key in head.body.items() if key in zeros}
-        weights |= {name: tensor.to(device) for name, tensor in head.tensors().items()}
+    state = head.state_dict(zeros) if head is not None else zeros
+    weights = {name: tensor.to(device) for name, tensor in state.items()}
 
     @functools.cache
     def module() -> torch.nn.Module:
-        built = network(config, opened.base.folder, head)
-        return build_module(built, weights, source=config.base, device=device, spare=head is not None)
+        return build_network(config, opened.base.folder, head, weights, device)
 
     candidate = Candidate(np.zeros(len(config.models)), weights, module, device=device, precision=precision_of(config))
     with estimating() as estimate:

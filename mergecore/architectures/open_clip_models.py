@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mergecore.architectures.base import Architecture
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.registry import did_you_mean
 
 CONFIG = "open_clip_config.json"
@@ -80,5 +80,5 @@ def weights_file(rest: str, home: Path) -> Path:
     try:
         return Path(open_clip.download_pretrained(pretrained_config(model, tag)))
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise InputError(f"The weights 'open_clip:{rest}' could not be fetched: {reason}.") from None

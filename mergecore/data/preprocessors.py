@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.files import file_digest
 from mergecore.registry import did_you_mean
 
@@ -119,7 +119,7 @@ def _transformers(folder: Path) -> Pipeline:
         with quiet_transformers():
             processor = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise InputError(f"The image processor of {str(folder)!r} cannot be loaded: {reason}.") from None
     mean, std = _numbers(processor)
     converts = bool(getattr(processor, "do_convert_rgb", False))

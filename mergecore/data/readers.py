@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -165,7 +165,7 @@ def _reading(path: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # errors of every kind, its dependencies' too
-        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error.__cause__ or error)
         if "corresponds to no data" in reason or reason == StopIteration.__name__:
             reason = "a split of it is empty"
         raise InputError(f"The data set {path!r} cannot be read: {reason}.") from None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mergecore.data import readers
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.registry import Registry
 
 if TYPE_CHECKING:
@@ -193,5 +193,5 @@ def _commit(name: str, revision: str | None) -> str:
     except errors.RepositoryNotFoundError:
         reason = "there is none of that name, or it is private"
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error)
     raise InputError(f"{name!r} is no local path and could not be fetched from the hub: {reason}.")

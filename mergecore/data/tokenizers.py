@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.files import file_digest
 
 if TYPE_CHECKING:
@@ -159,5 +159,5 @@ def _load(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         with quiet_transformers():
             return Tokenizer(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), config)
     except Exception as error:  # it raises errors of every kind, also its dependencies'
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise InputError(f"The tokenizer of {str(folder)!r} cannot be loaded: {reason}.") from None

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mergecore.config import first_line
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.evaluators.base import Candidate
 from mergecore.registry import did_you_mean
 

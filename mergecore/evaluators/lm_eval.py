@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mergecore.config import first_line
 from mergecore.data.tokenizers import find_tokenizer
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments
 from mergecore.evaluators.batching import Batcher, BatchSize, is_estimating
 from mergecore.evaluators.harness import (

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from mergecore.errors import InputError
 
 
 def home_folder() -> Path:
@@ -25,6 +29,21 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_json_mapping(file: Path) -> dict[str, Any]:
+    """Content of a JSON file; empty when there is no such file, or it holds something else than a mapping.
+
+    Raises:
+        InputError: the file is not readable JSON.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        raise InputError(f"{str(file)!r} is not readable JSON.") from None
+    return content if isinstance(content, dict) else {}
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:

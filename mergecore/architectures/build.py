@@ -6,7 +6,6 @@ prefix ("open_clip:ViT-B-32/openai"), or from the files of its folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mergecore.architectures import ARCHITECTURES
 from mergecore.architectures.base import Architecture
 from mergecore.checkpoints import TensorInfo
 from mergecore.errors import InputError
+from mergecore.files import read_json_mapping
 
 CONFIGS = ("config.json", "open_clip_config.json")
 
@@ -50,11 +50,7 @@ def _by_files(folder: Path | None, source: str) -> str:
             "Name a model folder saved with save_pretrained, say 'architecture: timm:resnet18' (or torchvision:…, "
             "open_clip:…, python:package.module:function), or measure with the 'python' evaluator.",
         )
-    try:
-        content = json.loads((folder / "config.json").read_text("utf-8"))
-    except ValueError:
-        raise InputError(f"{str(folder / 'config.json')!r} is not readable JSON.") from None
-    return "timm" if isinstance(content, dict) and "architecture" in content else "transformers"
+    return "timm" if "architecture" in read_json_mapping(folder / "config.json") else "transformers"
 
 
 @torch.inference_mode(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from mergecore.architectures.base import Architecture, create_with_classes
 from mergecore.errors import InputError
+from mergecore.files import read_json_mapping
 from mergecore.registry import did_you_mean
 
 
@@ -20,12 +20,7 @@ class TimmModel(Architecture):
     def __init__(self, name: str, folder: Path | None, source: str, *, classes: int | None = None) -> None:
         import timm
 
-        config: dict[str, Any] = {}
-        if folder is not None and (folder / "config.json").is_file():
-            try:
-                config = json.loads((folder / "config.json").read_text("utf-8"))
-            except ValueError:
-                raise InputError(f"{str(folder / 'config.json')!r} is not readable JSON.") from None
+        config = read_json_mapping(folder / "config.json") if folder is not None else {}
         self._name = name or str(config.get("architecture", ""))
         if not timm.is_model(self._name):
             raise InputError(f"timm has no model {self._name!r}.", did_you_mean(self._name, timm.list_models()))

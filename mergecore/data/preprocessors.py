@@ -7,7 +7,6 @@ that does anything else after resizing is found out by a trial, and its floats a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergecore.errors import InputError, first_line
-from mergecore.files import file_digest
+from mergecore.files import file_digest, read_json_mapping
 from mergecore.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -88,26 +87,16 @@ def _by_files(folder: Path) -> Preprocessor | None:
         libraries = [version(library) for library in ("transformers", "torchvision", "pillow")]
         facts = ["transformers", [file_digest(file) for file in processor], libraries]
         return Preprocessor(facts, lambda: _transformers(folder))
-    content = _read(folder / OPEN_CLIP_FILE)
+    content = read_json_mapping(folder / OPEN_CLIP_FILE)
     if isinstance(content.get("model_cfg"), dict):
         config = {**(content.get("preprocess_cfg") or {}), **_open_clip_size(content["model_cfg"])}
         libraries = [version(library) for library in ("open_clip_torch", "pillow")]
         return Preprocessor(["open_clip", config, libraries], lambda: _open_clip(config))
-    content = _read(folder / "config.json")
+    content = read_json_mapping(folder / "config.json")
     if "architecture" in content and isinstance(content.get("pretrained_cfg"), dict):
         config = content["pretrained_cfg"]
         return Preprocessor(["timm", config, version("timm"), version("pillow")], lambda: _timm(config))
     return None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError:
-        raise InputError(f"{str(file)!r} is not readable JSON.") from None
-    return content if isinstance(content, dict) else {}
 
 
 def _transformers(folder: Path) -> Pipeline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergecore.errors import InputError, first_line
-from mergecore.files import file_digest
+from mergecore.files import file_digest, read_json_mapping
 
 if TYPE_CHECKING:
     from mergecore.evaluators.base import Context
@@ -125,7 +124,9 @@ def find_tokenizer(context: Context) -> FoundTokenizer:
         InputError: there is none.
     """
     folders = [folder for folder in (context.head_folder, context.base_folder) if folder is not None]
-    config = next(filter(None, map(_config, folders)), {})  # an adapter's folder has none
+    config = next(
+        filter(None, (read_json_mapping(folder / "config.json") for folder in folders)), {}
+    )  # an adapter's folder has none
     for folder in folders:
         files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
         if files:
@@ -137,17 +138,6 @@ def find_tokenizer(context: Context) -> FoundTokenizer:
         f"The checkpoint {context.base!r} has no tokenizer files, so no text can be read for it.",
         "Put tokenizer.json and tokenizer_config.json into its folder.",
     )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError:
-        raise InputError(f"{str(file)!r} is not readable JSON.") from None
-    return content if isinstance(content, dict) else {}
 
 
 def _load(folder: Path, config: Mapping[str, Any]) -> Tokenizer:

@@ -158,6 +158,13 @@ class Evaluator(ABC):
         """Raise ``InputError`` when the model in the checkpoint ``base`` does not suit this task; evaluate nothing."""
 
 
+def required_dataset(task: TaskConfig, dataset: DatasetConfig | None) -> DatasetConfig:
+    """``dataset``; ``InputError`` when the task names none."""
+    if dataset is None:
+        raise InputError(f"The task {task.name!r} names no dataset.", "Add 'dataset: {path: …, split: …}'.")
+    return dataset
+
+
 def parse_arguments(model: type[Arguments], task: TaskConfig) -> Arguments:
     """``task.args`` as the evaluator's own model; the first fault becomes an ``InputError`` that names its place."""
     try:

@@ -12,6 +12,7 @@ import torch
 from mergecore.architectures.build import resolve
 from mergecore.architectures.hub_transformers import quiet_transformers
 from mergecore.architectures.open_clip_models import OpenClipModel
+from mergecore.data.tokenizers import TOKENIZER_FILES
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Context
 from mergecore.evaluators.batching import Batcher
@@ -19,18 +20,6 @@ from mergecore.files import file_digest
 
 NO_TEXT = re.compile(r"(^|\.)(visual|vision_model|visual_projection|logit_scale|logit_bias)(\.|$)")
 """Names, in files of either library, of the tensors that text features do not depend on."""
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "tokenizer.model",
-)
 
 
 def text_is_frozen(candidate: Candidate) -> bool:

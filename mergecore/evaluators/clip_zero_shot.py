@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mergecore.data.cache import build_once
 from mergecore.data.images import load_images
 from mergecore.errors import InputError
-from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments
+from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import Batcher, BatchSize
 from mergecore.evaluators.classification import measure_classifier
 from mergecore.evaluators.clip_towers import (
@@ -61,8 +61,7 @@ class ClipZeroShot(Evaluator):
     version: ClassVar[int] = 1
 
     def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, context: Context) -> None:
-        if dataset is None:
-            raise InputError(f"The task {task.name!r} names no dataset.", "Add 'dataset: {path: …, split: …}'.")
+        dataset = required_dataset(task, dataset)
         self._args = parse_arguments(ClipArguments, task)
         self._name, self._context = task.name, context
         self._images = load_images(dataset, context)

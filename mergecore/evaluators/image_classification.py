@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mergecore.data.images import Images, load_images
 from mergecore.errors import InputError
 from mergecore.evaluators.adaptation import Adaptation, BatchNormArguments, HeadArguments, adapted_logits
-from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments
+from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import BatchSize
 from mergecore.evaluators.class_names import LabelMap, network_class_names, network_labels
 from mergecore.evaluators.classification import measure_classifier
@@ -46,8 +46,7 @@ class ImageClassification(Evaluator):
     version: ClassVar[int] = 2
 
     def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, context: Context) -> None:
-        if dataset is None:
-            raise InputError(f"The task {task.name!r} names no dataset.", "Add 'dataset: {path: …, split: …}'.")
+        dataset = required_dataset(task, dataset)
         self._args = parse_arguments(ImageArguments, task)
         if len(self._args.mean) != len(self._args.std):
             raise InputError(f"The task {task.name!r}: args.mean and args.std differ in length.")

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mergecore.data.texts import load_token_stream
 from mergecore.errors import InputError
-from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments
+from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import Batcher, BatchSize
 from mergecore.evaluators.metrics import token_metrics
 from mergecore.evaluators.networks import context_length, language_model_bytes, network_config, require_language_model
@@ -56,8 +56,7 @@ class Perplexity(Evaluator):
     version: ClassVar[int] = 1
 
     def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, context: Context) -> None:
-        if dataset is None:
-            raise InputError(f"The task {task.name!r} names no dataset.", "Add 'dataset: {path: …, split: …}'.")
+        dataset = required_dataset(task, dataset)
         self._args = parse_arguments(PerplexityArguments, task)
         self._task, self._context = task, context
         self._window, self._stride = self._reach()

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mergecore.data.texts import load_texts
 from mergecore.errors import InputError
-from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments
+from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import Batcher, BatchSize
 from mergecore.evaluators.class_names import LabelMap, network_class_names, network_labels
 from mergecore.evaluators.classification import measure_classifier
@@ -58,8 +58,7 @@ class SequenceClassification(Evaluator):
     version: ClassVar[int] = 1
 
     def __init__(self, task: TaskConfig, dataset: DatasetConfig | None, context: Context) -> None:
-        if dataset is None:
-            raise InputError(f"The task {task.name!r} names no dataset.", "Add 'dataset: {path: …, split: …}'.")
+        dataset = required_dataset(task, dataset)
         self._args = parse_arguments(SequenceArguments, task)
         self._task, self._context = task, context
         config = network_config(context)

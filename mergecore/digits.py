@@ -12,13 +12,11 @@ Shape suffixes: n images, H and W pixels.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import io
-import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mergecore.architectures.hub_transformers import quiet_transformers
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder, atomic_write
 from mergecore.registry import did_you_mean
+from mergecore.training import Training, fit, repeatable
 
 if TYPE_CHECKING:
     from transformers import ViTForImageClassification
@@ -70,21 +68,6 @@ The first four contradict one another: a half-turn, a mirror and a flip turn dig
 """
 
 BASE = "base"
-
-
-@dataclass(frozen=True)
-class Training:
-    """AdamW on random batches, the learning rate warmed up over a tenth of the steps, then on a cosine to zero."""
-
-    steps: int
-    batch: int
-    learning_rate: float
-    weight_decay: float
-
-    @property
-    def images(self) -> int:
-        """How many images training sees, repeats counted."""
-        return self.steps * self.batch
 
 
 PRE_TRAINING = Training(steps=500, batch=128, learning_rate=2e-3, weight_decay=0.01)
@@ -199,7 +182,7 @@ def prepare(
         data_file(f"{name}@{seed}", home)
     missing = [name for name in names if not study.models[name].is_dir()]
     pre_train = not study.base.is_dir()
-    work = pre_train * PRE_TRAINING.images + len(missing) * FINE_TUNING.images
+    work = pre_train * PRE_TRAINING.examples + len(missing) * FINE_TUNING.examples
     done = 0
 
     def tick(stage: str, images: int) -> None:
@@ -316,7 +299,7 @@ def _pre_train(folder: Path, *, seed: int, tick: Callable[[int], None]) -> None:
     data = [digits_arrays(task, seed=seed) for task in TASKS]
     images = torch.from_numpy(np.concatenate([arrays["x_train"] for arrays in data]))
     labels = torch.from_numpy(np.concatenate([arrays["y_train"] for arrays in data]))
-    with _repeatable(seed):
+    with repeatable(seed):
         names = {label: str(label) for label in range(10)}
         config = ViTConfig(**NETWORK, id2label=names, label2id={name: label for label, name in names.items()})
         model = ViTForImageClassification(config)
@@ -329,7 +312,7 @@ def _fine_tune(base: Path, folder: Path, *, task: str, seed: int, tick: Callable
     from transformers import ViTForImageClassification
 
     arrays = digits_arrays(task, seed=seed)
-    with _repeatable(seed):
+    with repeatable(seed):
         model = ViTForImageClassification.from_pretrained(base, local_files_only=True)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith(FROZEN))
@@ -348,50 +331,14 @@ def _train(
     tick: Callable[[int], None],
 ) -> None:
     """Minimise the cross-entropy of every parameter that wants a gradient; ``tick`` gets each batch's size."""
-    generator = torch.Generator().manual_seed(seed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _learning_rate_share(step / training.steps))
+
+    def loss_of(members: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(model(pixel_values=images[members]).logits, labels[members])
+
     model.train()
-    for members in itertools.islice(_batches(len(labels), training.batch, generator), training.steps):
-        loss = torch.nn.functional.cross_entropy(model(pixel_values=images[members]).logits, labels[members])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        tick(len(members))
+    fit(loss_of, parameters, len(labels), training, seed=seed, tick=tick)
     model.eval()
-
-
-def _learning_rate_share(elapsed: float) -> float:
-    """Linear warm-up over the first tenth, under a cosine from one to zero."""
-    return min(0.01 + 10 * elapsed, 0.5 * (1 + float(np.cos(np.pi * elapsed))))
-
-
-def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Endless batches of indices; each pass over the data has its own order."""
-    order = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(order) < size:
-            order = torch.cat([order, torch.randperm(count, generator=generator)])
-        yield order[:size]
-        order = order[size:]
-
-
-@contextlib.contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
-    """One thread, gradients on, a seeded global generator and a quiet transformers; all restored afterwards.
-
-    The order of a sum depends on the number of threads, so weights repeat to the bit only if that is fixed.
-    """
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), quiet_transformers():
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def _save(model: ViTForImageClassification, folder: Path) -> None:

@@ -14,8 +14,9 @@ import torch
 
 from benchmarks.suites.data import data_folder, rows, write_rows
 from benchmarks.suites.tiny_llama import write_llama
-from benchmarks.suites.training import Training, fit, recipe_folder, repeatable, study
+from benchmarks.suites.training import fit_aloud, recipe_folder, study
 from mergecore.files import atomic_folder
+from mergecore.training import Training, repeatable
 
 TASKS = {
     "english": "lm_en_captions",
@@ -71,7 +72,7 @@ def _train(network: torch.nn.Module, windows: torch.Tensor, training: Training, 
         logits = network(part[:, :-1]).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten())
 
-    fit(loss_of, list(network.parameters()), len(windows), training, seed=SEED, label=f"lm4 {label}")
+    fit_aloud(loss_of, list(network.parameters()), len(windows), training, seed=SEED, label=f"lm4 {label}")
     network.eval()
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from benchmarks.suites.data import data_folder, images, write_images
 from benchmarks.suites.resnet20 import ResNet20
-from benchmarks.suites.training import Training, fit, linear_probe, recipe_folder, repeatable, study
+from benchmarks.suites.training import fit_aloud, linear_probe, recipe_folder, study
+from mergecore.training import Training, repeatable
 
 TASKS = ("gtsrb", "clothing", "sign_digits")
 FINE_TUNING = Training(steps=160, batch=64, learning_rate=1e-3)
@@ -65,7 +66,7 @@ def _fine_tune(start: dict[str, torch.Tensor], task: str) -> torch.nn.Module:
     network.linear = linear_probe(features, labels[:2000], classes)
     network.train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    fit(
+    fit_aloud(
         lambda members: torch.nn.functional.cross_entropy(network(pictures[members]), labels[members]),
         trained,
         len(labels),

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from benchmarks.suites.data import rows, write_rows
-from benchmarks.suites.training import Training, fit, linear_probe, recipe_folder, repeatable, study
+from benchmarks.suites.training import fit_aloud, linear_probe, recipe_folder, study
 from mergecore.files import atomic_folder
+from mergecore.training import Training, repeatable
 
 TASKS = ("sst2", "trec", "ag_news", "tweet_emotion", "stackoverflow", "banking77")
 FINE_TUNING = Training(steps=70, batch=32, learning_rate=5e-5)
@@ -68,7 +69,7 @@ def _fine_tune(task: str, folder: Path) -> None:
     network.bert.embeddings.requires_grad_(False)
     network.train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    fit(
+    fit_aloud(
         lambda members: torch.nn.functional.cross_entropy(network(**padded(members)).logits, labels[members]),
         trained,
         len(labels),

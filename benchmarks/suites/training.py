@@ -1,32 +1,19 @@
-"""Training of the suites' models: seeded, on one thread, cached by recipe."""
+"""What the suites' models have in common: a folder for each recipe, heads by linear probes, the study's config."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from mergecore.architectures.hub_transformers import quiet_transformers
-
-
-@dataclass(frozen=True)
-class Training:
-    """AdamW on random batches, warmed up over a tenth of the steps, then on a cosine to zero."""
-
-    steps: int
-    batch: int
-    learning_rate: float
-    weight_decay: float = 0.0
+from mergecore.training import Training, fit
 
 
 def recipe_folder(home: Path, suite: str, *facts: Any) -> Path:
@@ -36,7 +23,7 @@ def recipe_folder(home: Path, suite: str, *facts: Any) -> Path:
     return home / "suites" / suite / digest[:16]
 
 
-def fit(
+def fit_aloud(
     loss_of: Callable[[torch.Tensor], torch.Tensor],
     parameters: Sequence[torch.nn.Parameter],
     count: int,
@@ -45,56 +32,10 @@ def fit(
     seed: int,
     label: str,
 ) -> None:
-    """Minimise a loss over ``parameters``.
-
-    Args:
-        loss_of: the mean loss of the examples with these indices.
-        parameters: what is trained.
-        count: number of examples.
-        training: how long and how fast.
-        seed: of the batches.
-        label: for the line on standard error.
-    """
+    """`mergecore.training.fit` with clipped gradients, and a line on standard error that begins with ``label``."""
     begun = time.perf_counter()
-    optimiser = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step / training.steps))
-    loss = torch.tensor(float("nan"))
-    for members in itertools.islice(_batches(count, training.batch, seed), training.steps):
-        loss = loss_of(members)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
-    print(f"{label}: loss {loss.item():.3f} after {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-
-
-def _share(elapsed: float) -> float:
-    return min(0.01 + 10 * elapsed, 0.5 * (1 + float(np.cos(np.pi * elapsed))))
-
-
-def _batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
-    """Endless batches of indices; each pass over the data has its own order."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(order) < size:
-            order = torch.cat([order, torch.randperm(count, generator=generator)])
-        yield order[:size]
-        order = order[size:]
-
-
-@contextlib.contextmanager
-def repeatable(seed: int) -> Iterator[None]:
-    """One thread, a seeded global generator, a quiet transformers; restored afterwards."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), quiet_transformers():
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+    loss = fit(loss_of, parameters, count, training, seed=seed, clip_norm=1.0)
+    print(f"{label}: loss {loss:.3f} after {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
 def linear_probe(features_nD: torch.Tensor, labels_n: torch.Tensor, classes: int) -> torch.nn.Linear:

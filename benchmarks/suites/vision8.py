@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from benchmarks.suites.data import images, write_images
-from benchmarks.suites.training import Training, fit, recipe_folder, repeatable, study
+from benchmarks.suites.training import fit_aloud, recipe_folder, study
 from mergecore.files import atomic_folder
+from mergecore.training import Training, repeatable
 
 TASKS = (
     "mnist",
@@ -100,7 +101,7 @@ def _pre_train(
         ]
         return torch.stack(losses).mean()
 
-    fit(loss_of, parameters, PRE_TRAINING.batch, PRE_TRAINING, seed=SEED, label="vision8 base")
+    fit_aloud(loss_of, parameters, PRE_TRAINING.batch, PRE_TRAINING, seed=SEED, label="vision8 base")
 
 
 def _fine_tune(network: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor, task: str) -> None:
@@ -109,4 +110,4 @@ def _fine_tune(network: torch.nn.Module, pictures: torch.Tensor, labels: torch.T
         return torch.nn.functional.cross_entropy(logits, labels[members])
 
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    fit(loss_of, trained, len(labels), FINE_TUNING, seed=SEED, label=f"vision8 {task}")
+    fit_aloud(loss_of, trained, len(labels), FINE_TUNING, seed=SEED, label=f"vision8 {task}")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks.suites.resnet20 import ResNet20
-from benchmarks.suites.training import Training, fit, linear_probe, recipe_folder, repeatable
+from benchmarks.suites.training import fit_aloud, linear_probe, recipe_folder
+from mergecore.training import Training, repeatable
 
 
 def test_every_fact_of_a_recipe_has_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_fit_minimises_over_every_example_and_repeats_to_the_bit() -> None:
                 seen.update(members.tolist())
                 return ((layer(inputs[members])[:, 0] - wanted[members]) ** 2).mean()
 
-            fit(loss_of, list(layer.parameters()), 50, Training(300, 10, 0.1), seed=0, label="test")
+            fit_aloud(loss_of, list(layer.parameters()), 50, Training(300, 10, 0.1), seed=0, label="test")
         return layer.weight.detach()[0], seen
 
     weight, seen = trained()

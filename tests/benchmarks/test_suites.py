@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks.suites import fronts, lm4, resnet3, tables, text6, vision8
-from benchmarks.suites.training import Training
 from mergecore.config import parse_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.search import Front
 from mergecore.study import Study, prepare
+from mergecore.training import Training
 from tests.benchmarks.conftest import write_pictures, write_resnet, write_texts, write_tiny_llama
 
 SHORT = Training(steps=3, batch=16, learning_rate=1e-3)

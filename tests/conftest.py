@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+
+from benchmarks.suites.data import data_folder
 
 
 @pytest.fixture
@@ -15,6 +18,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A MERGECORE_HOME of the test's own."""
     folder = tmp_path / "home"
     monkeypatch.setenv("MERGECORE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data and weights, which never enter the project."""
+    folder = data_folder()
+    if folder is None:
+        pytest.skip("real data and weights: set MERGECORE_DATA")
     return folder
 
 
@@ -81,6 +93,14 @@ def pico_config(pico_vit: dict[str, str]) -> dict[str, object]:
         "front": {"population": 20, "generations": 10, "verify": 3},
         "execution": {"workers": 1},
     }
+
+
+def rewrite(folder: str | Path, change: Callable[[dict[str, torch.Tensor]], object], name: str = "model") -> None:
+    """Change the tensors of ``<name>.safetensors`` in a model folder."""
+    file = Path(folder) / f"{name}.safetensors"
+    state = load_file(file)
+    change(state)
+    save_file(state, file, metadata={"format": "pt"})
 
 
 def write_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> str:

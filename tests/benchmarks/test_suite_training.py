@@ -81,16 +81,12 @@ def test_resnet20_has_the_published_number_of_parameters() -> None:
 
 
 @pytest.mark.data
-def test_resnet20_with_the_published_weights() -> None:
-    from benchmarks.suites.data import data_folder
+def test_resnet20_with_the_published_weights(real_data: Path) -> None:
     from benchmarks.suites.resnet3 import MEAN, STD, _published
 
-    folder = data_folder()
-    if folder is None:
-        pytest.skip("real data and weights: set MERGECORE_DATA")
     network = ResNet20(10).eval()
     network.load_state_dict(_published(), strict=False)
-    with np.load(folder / "vision" / "cifar10" / "cifar10.npz") as archive:
+    with np.load(real_data / "vision" / "cifar10" / "cifar10.npz") as archive:
         pictures, labels = archive["x_test"], torch.from_numpy(archive["y_test"])
     x = (torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(
         STD

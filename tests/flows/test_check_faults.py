@@ -14,11 +14,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from flows import cli
+from tests.conftest import rewrite
 from tests.mergecore.evaluators.pico_clip import transformers_clips
-from tests.mergecore.evaluators.pico_texts import WORDS, family, network, write_tokenizer
+from tests.mergecore.evaluators.pico_texts import WORDS, family, network, write_rows, write_tokenizer
 
 Config = dict[str, Any]
 Fault = Callable[[Config, Path], None]
@@ -73,17 +74,6 @@ def adapter_study(folder: Path) -> Config:
     (folder / "judged_by.py").write_text("def score(candidate):\n    return 0.5\n")
     task = {"name": "score", "evaluator": "python", "metric": "score", "direction": "maximize"}
     return study(str(base), [str(folder / "a"), str(folder / "b")], [{**task, "args": {"function": "judged_by:score"}}])
-
-
-def write_rows(file: Path, rows: list[Config]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def rewrite(folder: str | Path, change: Callable[[dict[str, torch.Tensor]], None], name: str = "model") -> None:
-    file = Path(folder) / f"{name}.safetensors"
-    state = load_file(file)
-    change(state)
-    save_file(state, file, metadata={"format": "pt"})
 
 
 def set_json(file: Path, **changes: Any) -> None:

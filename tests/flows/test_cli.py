@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
 
 from flows import cli
 from mergecore.run_folder import RunRecord, TaskInfo, write_run
+from tests.conftest import rewrite
 
 
 @pytest.fixture
@@ -31,13 +31,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return int(ended.value.code or 0), out, err
 
     return call
-
-
-def rewrite(folder: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    file = Path(folder) / "model.safetensors"
-    state = load_file(file)
-    change(state)
-    save_file(state, file, metadata={"format": "pt"})
 
 
 def resized(state: dict[str, torch.Tensor]) -> None:

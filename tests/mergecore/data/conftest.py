@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +47,6 @@ def class_folders(tmp_path: Path) -> Path:
             for i in range(each):
                 picture(100 * number + i, size=(40 + 3 * i, 52 - number)).save(folder / f"{i}.png")
     return root
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """Real data, which never enters the project."""
-    folder = Path(os.environ.get("MERGECORE_DATA") or Path(__file__).parents[4] / "shared" / "data")
-    if not folder.is_dir():
-        pytest.skip("real data: set MERGECORE_DATA")
-    return folder
 
 
 def save_word_tokenizer(folder: Path, words: str, *, kind: str = "bert", **keys: Any) -> Any:

@@ -1,8 +1,7 @@
-"""Networks that the evaluators of the contract suite measure, each with its data; where real data are."""
+"""Networks that the evaluators of the contract suite measure, each with its data."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +46,3 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def pico_harness(harness: None, pico_language_model: dict[str, str]) -> dict[str, str]:
     """`pico_language_model`, where there is a harness to measure it."""
     return pico_language_model
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of real data and weights, where there is one."""
-    folder = Path(os.environ.get("MERGECORE_DATA") or Path(__file__).parents[4] / "shared" / "data")
-    if not folder.is_dir():
-        pytest.skip("real data and weights: set MERGECORE_DATA")
-    return folder

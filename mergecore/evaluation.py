@@ -49,7 +49,7 @@ class CandidateEvaluator:
         if self._device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # float32 means float32
             torch.backends.cudnn.deterministic = True
-        matrix = open_task_matrix(study.matrix_folder, key=study.matrix_key, models=tuple(study.models))
+        matrix = open_task_matrix(study.matrix_folder, key=study.matrix_key, models=study.models)
         wanted = getattr(torch, study.precision)
         # a base in the wanted 16-bit format is merged in float32 and rounded to it, as its export would be
         self._dtype = wanted if matrix.base_P.dtype == wanted else torch.float32

@@ -76,7 +76,7 @@ def export_model(
     if folder.exists():
         folder.rmdir()
     base = open_checkpoint(study.config.base, home=study.home)
-    matrix = open_task_matrix(study.matrix_folder, key=study.matrix_key, models=tuple(study.models))
+    matrix = open_task_matrix(study.matrix_folder, key=study.matrix_key, models=study.models)
     infos, state = _network(study, base, matrix.named(matrix.merge(coefficients)), head)
     for name, tensor in (adapted or {}).items():
         infos[name] = TensorInfo(tuple(tensor.shape), infos[name].dtype if name in infos else tensor.dtype)

@@ -70,6 +70,8 @@ class Study:
     Attributes:
         config: the validated config.
         home: MERGECORE_HOME.
+        models: names of the N columns of the task matrix, in coefficient order: the config's models, or one merge of
+            them all.
         matrix_folder: the task matrix on disk.
         matrix_key: its content key.
         base_folder: folder with config and tokenizer of the base, if it has one.
@@ -82,6 +84,7 @@ class Study:
 
     config: StudyConfig
     home: Path
+    models: tuple[str, ...]
     matrix_folder: Path
     matrix_key: str
     base_folder: Path | None
@@ -90,11 +93,6 @@ class Study:
     device: str
     precision: str
     fingerprints: dict[str, Any]
-
-    @property
-    def models(self) -> list[str]:
-        """Names of the N models, in coefficient order."""
-        return [model.name for model in self.config.models]
 
     @property
     def search_tasks(self) -> list[int]:
@@ -124,6 +122,26 @@ class Study:
         bits = [float(c).hex() for c in np.asarray(coefficients, dtype=np.float64) + 0.0]  # + 0.0: no negative zero
         facts = [self.matrix_key, bits, self.measured[measured].key, self.precision, self.device, crunchers()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def over(self, matrix_key: str, models: Sequence[str]) -> Study:
+        """The same tasks, measured on the candidates of another task matrix of this home.
+
+        Args:
+            matrix_key: content key of that matrix, which lies beside this one.
+            models: names of its columns.
+        """
+        return replace(
+            self,
+            models=tuple(models),
+            matrix_folder=self.matrix_folder.parent / matrix_key,
+            matrix_key=matrix_key,
+            measured=tuple(
+                replace(
+                    item, context=replace(item.context, weights_key=_weights_key(matrix_key, self.heads, item.head))
+                )
+                for item in self.measured
+            ),
+        )
 
 
 def objectives_of(config: StudyConfig) -> Objectives:
@@ -199,13 +217,25 @@ def open_study(config: StudyConfig, home: Path) -> Opened:
     return Opened(base, models, alignment, heads, tuple(measured), tuple(notes))
 
 
-def prepare(config: StudyConfig, home: Path, *, progress: Callable[[int, int], None] | None = None) -> Study:
+def prepare(
+    config: StudyConfig,
+    home: Path,
+    *,
+    opened: Opened | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Study:
     """Open everything, check that it fits, and build (or map) the task matrix.
+
+    Args:
+        config: what is merged and measured.
+        home: MERGECORE_HOME.
+        opened: what `open_study` gave for this config, or for one that differs in ``merge.transform`` and its options.
+        progress: of `build_task_matrix`.
 
     Raises:
         InputError: anything that cannot work, before any evaluation.
     """
-    opened = open_study(config, home)
+    opened = opened or open_study(config, home)
     prints = home / "fingerprints"
     matrix = build_task_matrix(
         home / "task_matrices",
@@ -223,21 +253,20 @@ def prepare(config: StudyConfig, home: Path, *, progress: Callable[[int, int], N
         "tasks": {item.label: item.key for item in opened.measured},
         "task_matrix": matrix.key,
     }
-    return Study(
+    study = Study(
         config=config,
         home=home,
+        models=tuple(opened.models),
         matrix_folder=home / "task_matrices" / matrix.key,
         matrix_key=matrix.key,
         base_folder=opened.base.folder,
         heads=opened.heads,
-        measured=tuple(
-            replace(item, context=replace(item.context, weights_key=_weights_key(matrix.key, opened.heads, item.head)))
-            for item in opened.measured
-        ),
+        measured=opened.measured,
         device=device_of(config),
         precision=precision_of(config),
         fingerprints=fingerprints,
     )
+    return study.over(matrix.key, study.models)
 
 
 def network(config: StudyConfig, base_folder: Path | None, head: StoredHead | None) -> Architecture:

@@ -8,8 +8,10 @@ D of them with a difference in full, R ranks of all adapters together, G blocks,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +22,7 @@ from safetensors import safe_open
 
 from mergecore.checkpoints import DTYPES
 from mergecore.errors import InputError
+from mergecore.files import read_json_mapping
 
 ALIGNMENT = 16  # elements; every tensor starts on a cache line
 TILE = 1 << 16  # elements; a tile of the sum stays in the second-level cache while N task vectors pass over it
@@ -227,6 +230,26 @@ class TaskMatrix:
                 self._merge_low_rank(index, c_GN[block], c_GM[block], out)
         return out
 
+    def base(self, index: int) -> torch.Tensor:
+        """theta_pre of one entry of the layout, float32, in its own shape."""
+        entry = self.layout.entries[index]
+        return self.base_P[entry.offset : entry.offset + entry.size].to(torch.float32, copy=True).view(entry.shape)
+
+    def differences(self, index: int) -> torch.Tensor:
+        """The N task vectors of one entry of the layout in full, float32 [N, *shape]; adapters are multiplied out."""
+        entry = self.layout.entries[index]
+        found_NS = torch.zeros(len(self.models), entry.size, device=self.device)
+        if entry.dense:
+            for row, n in enumerate(self.layout.dense_models):
+                found_NS[n] = self.deltas_MD[row, entry.offset : entry.offset + entry.size]
+        if entry.low_rank:
+            factors = self.factors[index]
+            for n in factors.owner.unique().tolist():
+                own = factors.owner == n
+                left = factors.left[:, own].to(torch.float32) * factors.scale[own]
+                found_NS[n] += (left @ factors.right[own].to(torch.float32)).view(-1)
+        return found_NS.view(len(self.models), *entry.shape)
+
     def named(self, candidate_P: torch.Tensor) -> dict[str, torch.Tensor]:
         """The state dict of a candidate: views into its buffer, tied names and frozen tensors included."""
         state = {name: tensor for name, tensor in self.frozen.items()}
@@ -294,6 +317,58 @@ class TaskMatrix:
             sum_S.view(-1, cols).addmm_(left_SR, right_RC)
             if sum_S is not out_S:
                 out_S.copy_(sum_S)
+
+
+def write_layout(
+    folder: Path,
+    layout: Layout,
+    *,
+    base_storage: torch.dtype,
+    storage: torch.dtype,
+    ranks: Mapping[int, Sequence[tuple[int, int, float]]],
+) -> None:
+    """Say in ``folder`` what its buffers hold, for `open_task_matrix`.
+
+    Args:
+        folder: the task matrix.
+        layout: where each tensor lies.
+        base_storage: dtype of the base's buffer.
+        storage: dtype of the differences.
+        ranks: index of an entry to its (model, rank, scale), in the order of the stored factors.
+    """
+    meta = {
+        "models": list(layout.models),
+        "dense_models": list(layout.dense_models),
+        "ranks": ranks,
+        "base_storage": str(base_storage).removeprefix("torch."),
+        "storage": str(storage).removeprefix("torch."),
+        "entries": [
+            {
+                "name": e.name,
+                "shape": list(e.shape),
+                "dtype": str(e.dtype).removeprefix("torch."),
+                "offset": e.offset,
+                "tied": list(e.tied),
+                "dense": e.dense,
+                "low_rank": e.low_rank,
+            }
+            for e in layout.entries
+        ],
+    }
+    (folder / "layout.json").write_text(json.dumps(meta))
+
+
+@contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Keep how long the block took to build the task matrix in ``folder``, for `build_seconds`."""
+    begun = time.perf_counter()
+    yield
+    (folder / "build.json").write_text(json.dumps({"seconds": time.perf_counter() - begun}))
+
+
+def build_seconds(folder: Path) -> float:
+    """How long it once took to build a task matrix; NaN when that is not known."""
+    return float(read_json_mapping(folder / "build.json").get("seconds", float("nan")))
 
 
 def open_task_matrix(

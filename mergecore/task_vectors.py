@@ -26,7 +26,7 @@ from mergecore.adapters import LowRankUpdate
 from mergecore.checkpoints import DTYPES, Checkpoint, Fingerprint, TensorInfo, write_safetensors
 from mergecore.errors import InputError, listed
 from mergecore.files import atomic_folder
-from mergecore.task_matrix import Entry, Layout, TaskMatrix, aligned, map_buffer, open_task_matrix
+from mergecore.task_matrix import Entry, Layout, TaskMatrix, aligned, map_buffer, open_task_matrix, timed, write_layout
 from mergecore.transforms import TRANSFORMS
 from mergecore.transforms.base import apply, transform_options
 
@@ -152,7 +152,7 @@ def build_task_matrix(
         layout, frozen = plan_layout(base, models, prints, keep_low_rank=cls.keeps_low_rank)
         if not layout.entries:
             raise InputError("Every model is identical to the base: there is nothing to merge.")
-        with atomic_folder(target) as temporary:
+        with atomic_folder(target) as temporary, timed(temporary):
             changes = transform != "none"
             first, second = _halves(progress) if changes else (progress, None)
             _write(temporary, base, list(models.values()), layout, frozen, DTYPES[storage], first)
@@ -206,26 +206,7 @@ def _write(
     ranks = _write_factors(folder / "factors.safetensors", models, layout)
     if frozen:
         write_safetensors(folder / "frozen.safetensors", {name: base.tensors[name] for name in frozen}, base.read)
-    meta = {
-        "models": list(layout.models),
-        "dense_models": list(layout.dense_models),
-        "ranks": ranks,
-        "base_storage": str(base_storage).removeprefix("torch."),
-        "storage": str(storage).removeprefix("torch."),
-        "entries": [
-            {
-                "name": e.name,
-                "shape": list(e.shape),
-                "dtype": str(e.dtype).removeprefix("torch."),
-                "offset": e.offset,
-                "tied": list(e.tied),
-                "dense": e.dense,
-                "low_rank": e.low_rank,
-            }
-            for e in layout.entries
-        ],
-    }
-    (folder / "layout.json").write_text(json.dumps(meta))
+    write_layout(folder, layout, base_storage=base_storage, storage=storage, ranks=ranks)
 
 
 def _write_factors(file: Path, models: Sequence[Checkpoint], layout: Layout) -> dict[int, list[tuple[int, int, float]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def build_record(
     )
     return RunRecord(
         name=study.config.name,
-        models=study.models,
+        models=list(study.models),
         tasks=[
             TaskInfo(name=t.name, metric=t.metric, maximise=t.maximise, lower=t.bounds[0], upper=t.bounds[1])
             for t in study.config.tasks
@@ -108,7 +109,7 @@ def publish_artifacts(run: Run, record: RunRecord, figure: bytes) -> None:
     publish(record, figure, report=str((run.folder / "report.html").resolve()), tracking=run.tracker.address)
 
 
-def _front_table(models: list[str], tasks: tuple[str, ...], front: Front, test_PT: np.ndarray) -> pd.DataFrame:
+def _front_table(models: Sequence[str], tasks: tuple[str, ...], front: Front, test_PT: np.ndarray) -> pd.DataFrame:
     columns = {f"c.{model}": front.coefficients_PN[:, n] for n, model in enumerate(models)}
     for kind, metrics in (("predicted", front.predicted_PT), ("real", front.real_PT), ("test", test_PT)):
         columns |= {f"{kind}.{name}": metrics[:, t] for t, name in enumerate(tasks)}

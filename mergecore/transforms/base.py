@@ -7,25 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mergecore.errors import InputError
+from mergecore.options import PluginOptions, read_options
 
 if TYPE_CHECKING:
     from mergecore.task_matrix import TaskMatrix
 
 PART = 1 << 24
 """Elements that an elementwise transform is given at a time."""
-
-
-class TransformOptions(BaseModel):
-    """``merge.options`` of a transform."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Transform(ABC):
@@ -37,7 +30,7 @@ class Transform(ABC):
         keeps_low_rank: whether adapters stay factors; otherwise their products are stored in full.
     """
 
-    Options: ClassVar[type[TransformOptions]] = TransformOptions
+    Options: ClassVar[type[PluginOptions]] = PluginOptions
     elementwise: ClassVar[bool] = True
     keeps_low_rank: ClassVar[bool] = False
 
@@ -61,17 +54,9 @@ class Transform(ABC):
         """
 
 
-def transform_options(cls: type[Transform], given: dict[str, Any], name: str) -> TransformOptions:
+def transform_options(cls: type[Transform], given: Mapping[str, Any], name: str) -> PluginOptions:
     """Check ``merge.options``; a fault becomes one sentence."""
-    try:
-        return cls.Options.model_validate(given)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        known = ", ".join(cls.Options.model_fields) or "none"
-        raise InputError(
-            f"The transform {name!r}: merge.options.{where}: {fault['msg']}.", f"Its options: {known}."
-        ) from None
+    return read_options(cls.Options, given, owner=f"The transform {name!r}", where="merge.options")
 
 
 def apply(transform: Transform, matrix: TaskMatrix, progress: Callable[[int, int], None] | None = None) -> None:

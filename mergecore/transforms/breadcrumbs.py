@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from pydantic import Field, model_validator
 
-from mergecore.transforms.base import Transform, TransformOptions
+from mergecore.options import PluginOptions
+from mergecore.transforms.base import Transform
 
 
-class BreadcrumbsOptions(TransformOptions):
+class BreadcrumbsOptions(PluginOptions):
     """Options of breadcrumbs."""
 
     smallest: float = Field(0.85, ge=0, lt=1, description="Share of each tensor's elements dropped as too small.")
@@ -26,7 +27,7 @@ class BreadcrumbsOptions(TransformOptions):
 class Breadcrumbs(Transform):
     """Keep the elements of each tensor whose rank by magnitude lies between the two shares."""
 
-    Options: ClassVar[type[TransformOptions]] = BreadcrumbsOptions
+    Options: ClassVar[type[PluginOptions]] = BreadcrumbsOptions
     elementwise: ClassVar[bool] = False
 
     def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:

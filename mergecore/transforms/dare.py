@@ -7,11 +7,12 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from mergecore.transforms.base import Transform, TransformOptions, generator
+from mergecore.options import PluginOptions
+from mergecore.transforms.base import Transform, generator
 from mergecore.transforms.ties import agreeing
 
 
-class DareOptions(TransformOptions):
+class DareOptions(PluginOptions):
     """Options of DARE."""
 
     drop: float = Field(0.8, ge=0, lt=1, description="Probability that an element of a task vector is dropped.")
@@ -21,7 +22,7 @@ class DareOptions(TransformOptions):
 class Dare(Transform):
     """Keep each element with probability 1 - drop and divide it by that, so that its expectation stays."""
 
-    Options: ClassVar[type[TransformOptions]] = DareOptions
+    Options: ClassVar[type[PluginOptions]] = DareOptions
 
     def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
         """The same elements are dropped whatever the number of models or the order of the work."""

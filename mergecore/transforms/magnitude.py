@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from pydantic import Field
 
-from mergecore.transforms.base import Transform, TransformOptions
+from mergecore.options import PluginOptions
+from mergecore.transforms.base import Transform
 from mergecore.transforms.thresholds import magnitude_threshold
 
 if TYPE_CHECKING:
     from mergecore.task_matrix import TaskMatrix
 
 
-class MagnitudeOptions(TransformOptions):
+class MagnitudeOptions(PluginOptions):
     """Options of magnitude pruning."""
 
     keep: float = Field(0.2, gt=0, le=1, description="Share of the changed parameters of each model that is kept.")
@@ -23,7 +24,7 @@ class MagnitudeOptions(TransformOptions):
 class Magnitude(Transform):
     """Zero everything below the magnitude that the share ``keep`` of a whole task vector reaches."""
 
-    Options: ClassVar[type[TransformOptions]] = MagnitudeOptions
+    Options: ClassVar[type[PluginOptions]] = MagnitudeOptions
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)

@@ -11,14 +11,14 @@ from typing import ClassVar
 
 import torch
 
-from mergecore.transforms.base import TransformOptions
+from mergecore.options import PluginOptions
 from mergecore.transforms.magnitude import Magnitude, MagnitudeOptions
 
 
 class Ties(Magnitude):
     """Trim, elect sign, disjoint mean."""
 
-    Options: ClassVar[type[TransformOptions]] = MagnitudeOptions
+    Options: ClassVar[type[PluginOptions]] = MagnitudeOptions
 
     def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
         """Each model's part of the disjoint mean."""

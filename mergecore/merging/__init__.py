@@ -1,0 +1,15 @@
+"""Merges that make one task vector out of N, and not by adding them up."""
+
+from __future__ import annotations
+
+from mergecore.registry import Registry
+
+MERGES = Registry(
+    "merge",
+    {
+        "slerp": "mergecore.merging.slerp:Slerp",
+        "iso_c": "mergecore.merging.iso:IsoC",
+        "iso_cts": "mergecore.merging.iso:IsoCts",
+    },
+)
+"""Each entry is a `mergecore.merging.base.Merge`; adding one is a file and a line here."""

@@ -173,7 +173,7 @@ def compare(
     Example: [bold]mergecore compare runs/map runs/direct --out comparison[/bold]
     """
     from flows.terminal import print_comparison
-    from mergecore.compare import compare_runs
+    from mergecore.compare_runs import compare_runs
     from mergecore.run_folder import read_run
 
     records = [read_run(folder) for folder in folders]

@@ -15,6 +15,7 @@ from mergecore.errors import InputError, first_line
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.metrics import METRICS
 from mergecore.fronts.optimise import ALGORITHMS
+from mergecore.methods import COMPARED, check_options, kind_of, method_names
 from mergecore.registry import Registry, did_you_mean
 from mergecore.run_folder import check_names
 from mergecore.search import SEARCHES, SearchOptions
@@ -201,6 +202,74 @@ class FrontConfig(Section):
         return known(value, ALGORITHMS)
 
 
+class MethodConfig(Section):
+    """One method of a comparison."""
+
+    method: str = Field(description=f"One of: {', '.join(method_names())}.")
+    transform: str = Field("none", description="Of the task vectors, under a search method or a rule.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the transform or the merge.")
+    label: str = Field("", description="What tables call it; default: its name, and the transform's.")
+
+    @model_validator(mode="after")
+    def _is_known(self) -> MethodConfig:
+        try:
+            kind = kind_of(self.method)
+            if self.options:
+                check_options(self.method, self.transform, self.options)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        known(self.transform, TRANSFORMS)
+        if self.transform != "none" and kind in ("transform", "merge"):
+            raise ValueError(f"the method {self.method!r} takes no transform, it is one")
+        if not self.label:
+            self.label = self.method if self.transform == "none" else f"{self.method} + {self.transform}"
+        return self
+
+    _label = field_validator("label")(lambda text: checked_name(text) if text else text)
+
+
+class ReferenceConfig(Section):
+    """A model that is no merge but stands in the tables beside them, such as one fine-tuned on all tasks at once."""
+
+    name: str = "multi-task"
+    source: str = Field(description="As of a model; tasks are measured with the heads of the study's models.")
+    models: int | None = Field(None, ge=2, description="For which number of models it stands; default: for each.")
+
+    _name = field_validator("name")(checked_name)
+
+
+class CompareConfig(Section):
+    """What the flow `compare` compares."""
+
+    methods: list[MethodConfig] = Field(
+        default_factory=lambda: [MethodConfig(**entry) for entry in COMPARED],
+        description="Names, or mappings with method, transform, options and label.",
+    )
+    counts: list[Annotated[int, Field(ge=2)]] | None = Field(
+        None, description="Numbers of models: the first so many, with their tasks; default: from 2 to all."
+    )
+    preferences: int = Field(20, ge=1, description="Preference vectors drawn from Dirichlet(1).")
+    seed: int = Field(0, ge=0)
+    references: list[ReferenceConfig] = Field(default_factory=list)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _names_are_methods(cls, value: Any) -> Any:
+        entries = value if isinstance(value, list) else []
+        return [{"method": item} if isinstance(item, str) else item for item in entries] or value
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> CompareConfig:
+        labels = [method.label for method in self.methods]
+        labels += list(dict.fromkeys(reference.name for reference in self.references))
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"compare: two methods are called {twice[0]!r}; give one of them another 'label'")
+        if not self.methods:
+            raise ValueError("compare: name at least one method")
+        return self
+
+
 class ExecutionConfig(Section):
     """Where and how candidates are evaluated."""
 
@@ -251,8 +320,40 @@ class StudyConfig(Section):
     front: FrontConfig = FrontConfig()
     execution: ExecutionConfig = ExecutionConfig()
     tracking: TrackingConfig = TrackingConfig()
+    compare: CompareConfig = Field(default_factory=lambda: CompareConfig())
 
     _name = field_validator("name")(checked_name)
+
+    @property
+    def owners(self) -> tuple[int | None, ...]:
+        """For each task the model that was fine-tuned for it, whose head measures it or whose name it has, or None."""
+        places = {model.name: n for n, model in enumerate(self.models)}
+        return tuple(places.get(task.head or task.name) for task in self.tasks)
+
+    def first(self, count: int) -> StudyConfig:
+        """The study of the first models and the tasks that they were fine-tuned for.
+
+        The number of samples is that of this study for all models, and otherwise the search method's default.
+
+        Raises:
+            InputError: there are not so many models, or one of them has no task.
+        """
+        if count == len(self.models):
+            return self
+        if not 2 <= count < len(self.models):
+            raise InputError(f"The study has {len(self.models)} models, so it cannot be had with {count}.")
+        owned = zip(self.tasks, self.owners, strict=True)
+        tasks = [task for task, owner in owned if owner is not None and owner < count]
+        without = next((self.models[n].name for n in range(count) if n not in self.owners), None)
+        if without is not None:
+            raise InputError(
+                f"No task belongs to the model {without!r}, so the study cannot be had with fewer models.",
+                "Give models and tasks the same names, or say 'compare: {counts: [<all models>]}'.",
+            )
+        search = self.search.model_copy(update={"samples": None} if hasattr(self.search, "samples") else {})
+        if isinstance(search.box, list):
+            search = search.model_copy(update={"box": search.box[:count]})
+        return self.model_copy(update={"models": self.models[:count], "tasks": tasks, "search": search})
 
     @field_validator("architecture")
     @classmethod
@@ -411,5 +512,7 @@ def _keys_at(place: list[str], location: tuple[Any, ...]) -> list[str]:
                 "tasks": TaskConfig,
                 "dataset": DatasetConfig,
                 "columns": ColumnsConfig,
+                "methods": MethodConfig,
+                "references": ReferenceConfig,
             }.get(part) or getattr(StudyConfig.model_fields.get(part), "annotation", StudyConfig)
     return list(model.model_fields)

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from mergecore.compare import real_front
+from mergecore.compare_runs import real_front
 from mergecore.report import references
 from mergecore.run_folder import RunRecord, TaskInfo
 

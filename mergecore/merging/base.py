@@ -110,10 +110,8 @@ def own_tasks(study: Study, merge: str) -> list[list[int]]:
     Raises:
         InputError: a model has no task of its own.
     """
-    found = [
-        [i for i in study.search_tasks if (study.measured[i].task.head or study.measured[i].task.name) == model]
-        for model in study.models
-    ]
+    owned = list(zip(study.search_tasks, study.config.owners, strict=True))
+    found = [[index for index, owner in owned if owner == n] for n in range(len(study.models))]
     without = next((model for model, own in zip(study.models, found, strict=True) if not own), None)
     if without is not None:
         raise InputError(

@@ -14,13 +14,14 @@ from pydantic import Field
 
 from mergecore.merging.base import Merge
 from mergecore.options import PluginOptions
+from mergecore.transforms.base import WHOLE
 from mergecore.transforms.tsv_m import nearest_orthonormal
 
 
 class IsoC(Merge):
     """The sum of the task vectors, its singular values replaced by their mean (Algorithm 1)."""
 
-    scales: ClassVar[tuple[float, ...]] = tuple(round(0.2 * step, 1) for step in range(1, 11))
+    scales: ClassVar[tuple[float, ...]] = WHOLE
 
     def tensor(self, deltas: torch.Tensor, base: torch.Tensor, *, name: str) -> torch.Tensor:
         """U mean(s) Vᵀ of the sum of matrices, the mean of anything else."""

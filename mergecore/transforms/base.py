@@ -21,6 +21,10 @@ PART = 1 << 24
 """Elements that an elementwise transform is given at a time."""
 
 
+WHOLE = tuple(step / 5 for step in range(1, 11))
+"""Scales of columns that sum to one merged task vector about as long as a single model's."""
+
+
 class Transform(ABC):
     """V -> V', tensor by tensor; columns stay columns, so coefficients keep their meaning.
 
@@ -28,11 +32,13 @@ class Transform(ABC):
         Options: what ``merge.options`` may say.
         elementwise: whether parts of a tensor can be treated one after the other.
         keeps_low_rank: whether adapters stay factors; otherwise their products are stored in full.
+        scales: common factors of the columns that are worth trying; comparisons look no further than the largest.
     """
 
     Options: ClassVar[type[PluginOptions]] = PluginOptions
     elementwise: ClassVar[bool] = True
     keeps_low_rank: ClassVar[bool] = False
+    scales: ClassVar[tuple[float, ...]] = tuple(step / 10 for step in range(1, 11))
 
     def __init__(self, options: Any) -> None:
         self.options = options

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 
 from mergecore.options import PluginOptions
+from mergecore.transforms.base import WHOLE
 from mergecore.transforms.magnitude import Magnitude, MagnitudeOptions
 
 
@@ -19,6 +20,7 @@ class Ties(Magnitude):
     """Trim, elect sign, disjoint mean."""
 
     Options: ClassVar[type[PluginOptions]] = MagnitudeOptions
+    scales: ClassVar[tuple[float, ...]] = WHOLE
 
     def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
         """Each model's part of the disjoint mean."""

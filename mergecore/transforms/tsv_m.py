@@ -12,13 +12,14 @@ from typing import ClassVar
 
 import torch
 
-from mergecore.transforms.base import Transform
+from mergecore.transforms.base import WHOLE, Transform
 
 
 class TsvM(Transform):
     """Each task's part of the whitened low-rank sum."""
 
     elementwise: ClassVar[bool] = False
+    scales: ClassVar[tuple[float, ...]] = WHOLE
 
     def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
         """One matrix: two singular value decompositions of its own size, and one for each task."""

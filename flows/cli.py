@@ -163,20 +163,28 @@ def pick(
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Folders of finished runs.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write compare.csv and compare.png there.")
-    ] = None,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN … | CONFIG", help="Folders of finished runs, or one study.")
+    ],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for tables and pictures.")] = None,
 ) -> None:
-    """Fronts of several runs side by side: measures and a picture.
+    """Fronts of several runs side by side; or every merge method on one study, as the papers' tables do.
 
     Example: [bold]mergecore compare runs/map runs/direct --out comparison[/bold]
+
+    Example: [bold]mergecore compare study.yaml --set compare.counts=[2,3][/bold]
     """
+    if len(paths) == 1 and not paths[0].is_dir():
+        _compare_methods(paths[0], overrides, out)
+        return
     from flows.terminal import print_comparison
     from mergecore.compare_runs import compare_runs
     from mergecore.run_folder import read_run
 
-    records = [read_run(folder) for folder in folders]
+    if overrides:
+        raise InputError("--set changes a study's config; finished runs are compared as they are.")
+    records = [read_run(folder) for folder in paths]
     table = compare_runs(records)
     print_comparison(table)
     if out is not None:
@@ -186,6 +194,22 @@ def compare(
         atomic_write(out / "compare.csv", table.to_csv(index=False))
         atomic_write(out / "compare.png", comparison_figure(records))
         typer.echo(f"\nWritten: {out / 'compare.csv'}, {out / 'compare.png'}")
+
+
+def _compare_methods(config: Path, overrides: list[str] | None, out: Path | None) -> None:
+    from flows.terminal import print_methods, print_notes, relative, running
+    from mergecore.config import load_config
+    from mergecore.files import home_folder
+    from mergecore.preflight import check as check_study
+
+    study = load_config(config, overrides)
+    print_notes(check_study(study.untransformed(), home_folder()).warnings)
+    with running(Path(out or Path("runs") / f"{study.name}-compare")):
+        from flows.compare import compare_flow
+
+        folder = Path(compare_flow(study, str(out) if out else None))
+    print_methods(folder)
+    typer.echo(f"\nReport: {relative(folder / 'report.html')}\nTables: {relative(folder / 'tables.md')}")
 
 
 def _assignments(values: list[str] | None, option: str) -> dict[str, float]:

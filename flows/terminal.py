@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import traceback
@@ -187,6 +188,19 @@ def print_comparison(table: pd.DataFrame) -> None:
         values = (Text(f"{v:.4f}" if isinstance(v, float) else str(v)) for v in table[measure])
         shown.add_row(Text(str(measure)), *values)
     Console().print(shown)
+
+
+def print_methods(folder: Path) -> None:
+    """The preference-weighted sums in a comparison's folder."""
+    sums = json.loads((folder / "summary.json").read_text())["preference_sums"]
+    table = Table(title=Text("Preference-weighted sums, mean"), title_justify="left")
+    table.add_column("method")
+    for count in sums:
+        table.add_column(f"N = {count}", justify="right")
+    for method in dict.fromkeys(name for found in sums.values() for name in found):
+        cells = (f"{found[method]:.4f}" if method in found else "" for found in sums.values())
+        table.add_row(Text(method), *cells)
+    Console().print(table)
 
 
 def _bytes(count: int) -> str:

@@ -90,6 +90,8 @@ class Comparison:
         preferences: number of models to [R, T], the equal preference first.
         worst: number of models and kind ("real", "test") to the worst of the single models on each task [T], the
             reference point of the hypervolume.
+        own: likewise to the level of the fine-tuned models: on each task the model's own that was fine-tuned for it,
+            and the best single model's on a task that no model was fine-tuned for.
         results: in the order of the methods, for 2, 3, … models.
         summary: figures of the whole run.
         config: the resolved configuration.
@@ -100,6 +102,7 @@ class Comparison:
     tasks: list[TaskInfo]
     preferences: dict[int, np.ndarray] = field(default_factory=dict)
     worst: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
+    own: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
     results: list[MethodResult] = field(default_factory=list)
     summary: dict[str, object] = field(default_factory=dict)
     config: dict[str, object] = field(default_factory=dict)
@@ -108,8 +111,8 @@ class Comparison:
 def counts_of(config: StudyConfig) -> list[int]:
     """The numbers of models to compare for: those asked for, else from 2 to all as far as tasks belong to models."""
     models = len(config.models)
-    if config.compare.counts is not None:
-        return sorted(set(config.compare.counts))
+    if config.comparison.counts is not None:
+        return sorted(set(config.comparison.counts))
     owned = None not in config.owners and len(set(config.owners)) == models
     return list(range(2, models + 1)) if owned else [models]
 
@@ -117,7 +120,9 @@ def counts_of(config: StudyConfig) -> list[int]:
 def preferences_of(config: StudyConfig) -> np.ndarray:
     """Equal preference, then those drawn: [1 + R, T]."""
     tasks = len(config.tasks)
-    drawn_RT = preferences(config.compare.preferences, tasks, generator=np.random.default_rng(config.compare.seed))
+    drawn_RT = preferences(
+        config.comparison.preferences, tasks, generator=np.random.default_rng(config.comparison.seed)
+    )
     return np.vstack([np.full(tasks, 1 / tasks), drawn_RT])
 
 

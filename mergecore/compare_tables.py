@@ -7,14 +7,12 @@ Shape suffixes: R preferences, T tasks, P points.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from mergecore.compare_methods import Comparison, MethodResult, Points
-from mergecore.errors import InputError
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import (
     generational_distance,
@@ -26,8 +24,6 @@ from mergecore.fronts.indicators import (
 
 Kind = Literal["real", "test"]
 KINDS = {"real": "data of the search", "test": "held-out data"}
-SINGLE = "single"
-"""The method whose metrics are the level of the fine-tuned models."""
 
 
 def kind_of_data(comparison: Comparison) -> Kind:
@@ -55,9 +51,6 @@ def preference_table(comparison: Comparison, kind: Kind | None = None) -> pd.Dat
     Args:
         comparison: what was found.
         kind: of measurement; default: `kind_of_data`.
-
-    Raises:
-        InputError: metrics are of different kinds and the single models were not compared.
     """
     kind = kind or kind_of_data(comparison)
     rows: dict[str, dict[str, object]] = {}
@@ -82,15 +75,8 @@ def weighted_sums(comparison: Comparison, result: MethodResult, kind: Kind) -> n
 
 
 def shares(comparison: Comparison, result: MethodResult, metrics_RT: np.ndarray, kind: Kind) -> np.ndarray:
-    """Metrics as shares of the single models' own; inverse where less is better."""
-    own = [r for r in comparison.results if r.method == SINGLE and r.models == result.models and r.chosen is not None]
-    if not own:
-        raise InputError(
-            "The tasks have metrics of different kinds, which add up only as shares of the single models' own.",
-            f"Compare the method {SINGLE!r} too.",
-        )
-    assert own[0].chosen is not None
-    own_T = measured(own[0].chosen, kind)[0]
+    """Metrics as shares of the fine-tuned models' own; inverse where less is better."""
+    own_T = comparison.own[result.models, kind]
     maximise = [comparison.tasks[t].maximise for t in result.tasks]
     return np.where(maximise, metrics_RT / own_T, own_T / metrics_RT)
 
@@ -197,29 +183,6 @@ def wide_preferences(table: pd.DataFrame) -> pd.DataFrame:
         cells = zip(table[f"{number} mean"], table[f"{number} std"], strict=True)
         wide[number] = pd.Series([f"{m:.4f} ± {s:.4f}" if np.isfinite(m) else "" for m, s in cells], dtype=object)
     return pd.DataFrame(wide)
-
-
-def to_markdown(table: pd.DataFrame, *, best: Sequence[str] = ()) -> str:
-    """A markdown table; numbers with four significant digits, NaN empty, the largest of the columns ``best`` bold."""
-    marks = {column: table[column].max() for column in best}
-    lines = ["| " + " | ".join(map(_cell, table.columns)) + " |", "|" + "---|" * len(table.columns)]
-    for row in table.to_dict("records"):
-        cells = [_bold(_cell(value), value == marks.get(str(column), np.nan)) for column, value in row.items()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _bold(text: str, strong: bool) -> str:
-    return f"**{text}**" if strong and text else text
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.4g}"
-    text = str(value)
-    for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;")):
-        text = text.replace(character, safe)
-    return " ".join(text.split())
 
 
 def _point_row(comparison: Comparison, result: MethodResult, points: Points, use: str, index: int) -> dict[str, object]:

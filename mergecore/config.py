@@ -252,6 +252,10 @@ class CompareConfig(Section):
     seed: int = Field(0, ge=0)
     references: list[ReferenceConfig] = Field(default_factory=list)
 
+    def entrants(self, count: int) -> list[MethodConfig | ReferenceConfig]:
+        """The methods, then the references for so many models."""
+        return [*self.methods, *(one for one in self.references if one.models in (None, count))]
+
     @field_validator("methods", mode="before")
     @classmethod
     def _names_are_methods(cls, value: Any) -> Any:
@@ -320,7 +324,7 @@ class StudyConfig(Section):
     front: FrontConfig = FrontConfig()
     execution: ExecutionConfig = ExecutionConfig()
     tracking: TrackingConfig = TrackingConfig()
-    compare: CompareConfig = Field(default_factory=lambda: CompareConfig())
+    compare: CompareConfig | None = Field(None, description="What the flow `compare` compares.")
 
     _name = field_validator("name")(checked_name)
 
@@ -329,6 +333,16 @@ class StudyConfig(Section):
         """For each task the model that was fine-tuned for it, whose head measures it or whose name it has, or None."""
         places = {model.name: n for n, model in enumerate(self.models)}
         return tuple(places.get(task.head or task.name) for task in self.tasks)
+
+    @property
+    def comparison(self) -> CompareConfig:
+        """What the flow `compare` compares: what the study says, or the defaults."""
+        return self.compare or CompareConfig()
+
+    def untransformed(self) -> StudyConfig:
+        """The study over the task vectors as they are."""
+        merge = self.merge.model_copy(update={"transform": "none", "options": {}})
+        return self.model_copy(update={"merge": merge})
 
     def first(self, count: int) -> StudyConfig:
         """The study of the first models and the tasks that they were fine-tuned for.

@@ -16,6 +16,7 @@ from mergecore.alignment import BASE_HEAD, is_head_name
 from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder
+from mergecore.markdown import cell
 from mergecore.study import Study, network
 from mergecore.task_matrix import open_task_matrix
 
@@ -177,41 +178,34 @@ def _card(study: Study, coefficients: np.ndarray, measured: Mapping[str, Mapping
         "---",
         yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True).strip(),
         "---",
-        f"# {_cell(config.name)}",
+        f"# {cell(config.name)}",
         "",
         f"A merge of {len(study.models)} fine-tuned models: `theta = theta_pre + sum_n c_n (theta_n - theta_pre)`, "
         f"transform `{config.merge.transform}`, coefficients found by `{config.search.method}`.",
         "",
-        *([f"Its head is that of {_cell(head)}; it was not merged.", ""] if head is not None else []),
+        *([f"Its head is that of {cell(head)}; it was not merged.", ""] if head is not None else []),
         "| model | source | scaling coefficient |",
         "|---|---|---|",
         *(
-            f"| {_cell(model.name)} | {_cell(model.source)} | {float(c):.17g} |"
+            f"| {cell(model.name)} | {cell(model.source)} | {float(c):.17g} |"
             for model, c in zip(config.models, coefficients, strict=True)
         ),
         "",
         "| task | metric | " + " | ".join(kinds[kind] for kind in shown) + " |",
         "|---|---|" + "---|" * len(shown),
         *(
-            f"| {_cell(task.name)} | {_cell(task.metric)} | "
+            f"| {cell(task.name)} | {cell(task.metric)} | "
             + " | ".join(f"{values[task.name]:.4f}" if task.name in values else "" for values in shown.values())
             + " |"
             for task in config.tasks
         ),
         "",
         f"Content of the parents (SHA-256): base `{study.fingerprints['base']}`"
-        + "".join(f", {_cell(name)} `{print_}`" for name, print_ in study.fingerprints["models"].items())
+        + "".join(f", {cell(name)} `{print_}`" for name, print_ in study.fingerprints["models"].items())
         + ".",
         "",
     ]
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    """Text that stays one cell of a markdown table and no markup."""
-    for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;")):
-        text = text.replace(character, safe)
-    return " ".join(text.split())
 
 
 def _mergekit(study: Study, coefficients: np.ndarray) -> str | None:

@@ -143,10 +143,10 @@ def write_run(folder: str | Path, record: RunRecord) -> None:
     texts = {
         "config.yaml": to_yaml(record.config),
         "evaluations.csv": _to_csv(_evaluation_table(record)),
-        "surrogates.json": _to_json(record.surrogates),
+        "surrogates.json": to_json(record.surrogates),
         "front.csv": _to_csv(_front_table(record)),
         "report.html": render_report(record, folder=folder),
-        "summary.json": _to_json({**head, **{key: value for key, value in record.summary.items() if key not in head}}),
+        "summary.json": to_json({**head, **{key: value for key, value in record.summary.items() if key not in head}}),
     }
     for name in RUN_FILES:
         atomic_write(folder / name, texts[name])
@@ -246,7 +246,8 @@ def _from_csv(text: str, numbers: list[str], texts: list[str]) -> pd.DataFrame:
     return pd.DataFrame(table | {column: [row[len(numbers) + i] for row in rows] for i, column in enumerate(texts)})
 
 
-def _to_json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """``value`` as JSON text; NaN and the infinities become null."""
     return json.dumps(plain(value, finite=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

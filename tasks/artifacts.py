@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -22,6 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from mergecore.compare_folder import tables_page
+from mergecore.compare_methods import Comparison
+from mergecore.compare_tables import preference_table, wide_preferences
 from mergecore.run_folder import RunRecord
 
 PLAIN_SECONDS = 10.0  # between plain lines when the output is no terminal
@@ -126,6 +130,36 @@ def publish(record: RunRecord, figure: bytes, *, report: str, tracking: str) -> 
     create_markdown_artifact(markdown=_summary(record, figure, report, tracking), key="summary")
     if tracking.startswith(("http://", "https://")):
         create_link_artifact(link=tracking, link_text="MLflow run", key="mlflow")
+
+
+def publish_comparison(comparison: Comparison, pictures: Mapping[str, bytes], *, report: str, tracking: str) -> None:
+    """The preference-weighted sums as a table; tables, pictures and where to find the rest as a page.
+
+    Args:
+        comparison: finished.
+        pictures: name to PNG.
+        report: path of report.html.
+        tracking: address of the MLflow run for a person to open.
+    """
+    if not _in_run():
+        return
+    sums = wide_preferences(preference_table(comparison))
+    create_table_artifact(
+        table=[dict(zip(map(str, sums.columns), row, strict=True)) for row in sums.itertuples(index=False, name=None)],
+        key="preference-sums",
+        description=f"Preference-weighted sums by number of models, {_markdown(comparison.name)}",
+    )
+    shown = [
+        f"![{_markdown(name)}](data:image/png;base64,{base64.b64encode(picture).decode()})"
+        for name, picture in pictures.items()
+    ]
+    lines = [
+        f"# {_markdown(comparison.name)}",
+        tables_page(comparison),
+        *shown,
+        f"Report: `{_markdown(report)}`; MLflow: `{_markdown(tracking)}`",
+    ]
+    create_markdown_artifact(markdown="\n\n".join(lines), key="comparison")
 
 
 def _summary(record: RunRecord, figure: bytes, report: str, tracking: str) -> str:

@@ -66,7 +66,6 @@ def evaluate(run: Run, coefficients_KN: np.ndarray, measured: list[int], *, labe
             def record(job: Job, outcomes: list[Outcome], worker: str) -> None:
                 nonlocal done
                 for m, outcome in zip(job.measured, outcomes, strict=True):
-                    run.decoded += outcome.decoded
                     fact = _fact(study, job, m, outcome, worker)
                     for metric in _metrics_of(study, m, measured):
                         ledger.record(fact, metric)
@@ -74,7 +73,7 @@ def evaluate(run: Run, coefficients_KN: np.ndarray, measured: list[int], *, labe
                 progress.update(done, len(jobs))
 
             progress.update(0, len(jobs))
-            run.pool.run(jobs, record)
+            run.pool.run(study, jobs, record)
         facts = _lookup(ledger, study, keys, measured)
     return _table(study, coefficients_KN, keys, facts, measured, sum(len(job.measured) for job in jobs))
 

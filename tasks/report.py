@@ -79,7 +79,7 @@ def build_record(
             "diagnosis": diagnosis.to_dict(),
             "noise": dict(zip(goals.names, noise_T.tolist(), strict=True)),
             "timings": {**run.timings, "total": time.time() - run.started},
-            "decoded_examples": run.decoded,
+            "decoded_examples": run.decoded + run.pool.decoded,
             "worker_deaths": run.pool.deaths,
             "tracking": {"uri": run.tracker.uri, "run_id": run.tracker.run_id, "open": run.tracker.address},
             "home": str(study.home),
@@ -100,7 +100,7 @@ def save_record(run: Run, record: RunRecord) -> None:
 @task(name="log to MLflow", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
 def log_record(run: Run, record: RunRecord, figure: bytes) -> None:
     """Figures, front, picture and files on the parent run."""
-    run.tracker.log_result(record, figure, run.folder)
+    run.tracker.log_result(record.summary, {"front": record.front}, {"front": figure}, run.folder)
 
 
 @task(name="publish artifacts", cache_policy=NO_CACHE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mergecore.config import StudyConfig
@@ -29,7 +29,7 @@ class Run:
         tracker: the MLflow run.
         started: wall clock at the start, seconds.
         timings: seconds by stage, in order.
-        decoded: examples decoded or tokenised so far, here and by the workers.
+        decoded: examples that were decoded or tokenised to prepare the study.
     """
 
     study: Study
@@ -39,6 +39,10 @@ class Run:
     started: float
     timings: dict[str, float] = field(default_factory=dict)
     decoded: int = 0
+
+    def on(self, study: Study) -> Run:
+        """The same run, with another study in work."""
+        return replace(self, study=study)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -31,14 +32,18 @@ def evaluate_rounds(run: Run, search: Search) -> list[Evaluations]:
 @task(name="log round", task_run_name="log {label}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
 def log_round(run: Run, label: str, found: Evaluations) -> None:
     """Metrics of one round to MLflow."""
+    columns = {f"c.{model}": found.coefficients_KN[:, n] for n, model in enumerate(run.study.models)}
+    columns |= {name: found.metrics_KM[:, t] for t, name in enumerate(run.study.objectives.names)}
     with run.stage("tracking"):
-        run.tracker.log_round(
+        run.tracker.log_child(
             label,
-            found.coefficients_KN,
-            found.metrics_KM,
-            evaluations=len(found.coefficients_KN),
-            fresh_evaluations=found.fresh,
-            seconds=float(found.seconds_K.sum()),
+            {"evaluations": pd.DataFrame(columns)},
+            series=run.study.objectives.names,
+            numbers={
+                "evaluations": len(found.coefficients_KN),
+                "fresh_evaluations": found.fresh,
+                "seconds": float(found.seconds_K.sum()),
+            },
         )
 
 

@@ -12,14 +12,13 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pandas as pd
 
-from mergecore.run_folder import RunRecord
 from mergecore.study import Study
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 METRIC_BATCH = 1000  # MLflow's limit for one request
 VALUE_LIMIT = 500
 FOLDER_TAG = "mergecore.folder"
+PART_TAG = "mergecore.part"
 
 
 class Tracker:
@@ -76,33 +76,60 @@ class Tracker:
             return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.run_id}"
         return f"mlflow ui --backend-store-uri {self.uri}"
 
-    def log_round(self, name: str, coefficients_KN: np.ndarray, metrics_KT: np.ndarray, **numbers: float) -> None:
-        """A child run for one round: each objective as a series over the candidates, its best, and ``numbers``."""
+    def log_child(
+        self,
+        name: str,
+        tables: Mapping[str, pd.DataFrame],
+        *,
+        numbers: Mapping[str, float],
+        series: Sequence[str] = (),
+    ) -> None:
+        """A child run for one part of the study; one that an interrupted run left under this name is replaced.
+
+        Args:
+            name: of the part.
+            tables: file name without its end to table.
+            numbers: metrics.
+            series: columns of the first table that are metrics too, one step a row.
+        """
         child = self._child(name)
-        names = [task.name for task in self._study.config.tasks]
-        series = [
-            (metric_name(f"metric/{names[t]}"), float(value), step)
-            for step, row in enumerate(metrics_KT)
-            for t, value in enumerate(row)
+        first = next(iter(tables.values()))
+        found = [
+            (metric_name(f"metric/{column}"), float(value), step)
+            for column in series
+            for step, value in enumerate(first[column])
         ]
-        self._log_metrics(child, [*series, *((key, value, 0) for key, value in numbers.items())])
-        columns = {f"c.{m}": coefficients_KN[:, n] for n, m in enumerate(self._study.models)}
-        columns |= {names[t]: metrics_KT[:, t] for t in range(len(names))}
-        self._log_table(child, columns, "evaluations.json")
+        self._log_metrics(child, [*found, *((metric_name(key), value, 0) for key, value in numbers.items())])
+        for file, table in tables.items():
+            self._log_table(child, table, f"{file}.json")
         self._client.set_terminated(child)
 
-    def log_result(self, record: RunRecord, figure: bytes, folder: Path) -> None:
-        """The finished study on the parent run: figures, the front as a table, the picture, the folder's files."""
+    def log_result(
+        self,
+        summary: Mapping[str, Any],
+        tables: Mapping[str, pd.DataFrame],
+        pictures: Mapping[str, bytes],
+        folder: Path,
+    ) -> None:
+        """What the study found, on the parent run.
+
+        Args:
+            summary: every number in it becomes a metric.
+            tables: file name without its end to table; equal names can be compared across runs.
+            pictures: file name without its end to PNG.
+            folder: its files are kept as they are.
+        """
         numbers = [
             (metric_name(name), value, 0)
-            for name, value in _flat(record.summary)
+            for name, value in _flat(summary)
             if isinstance(value, (int, float)) and not isinstance(value, bool)
         ]
         self._log_metrics(self.run_id, numbers)
-        front = {column: record.front[column].to_numpy() for column in record.front.columns}
-        self._log_table(self.run_id, front, "front.json")
+        for name, table in tables.items():
+            self._log_table(self.run_id, table, f"{name}.json")
         with _quiet():
-            self._client.log_image(self.run_id, _image(figure), artifact_file="front.png")
+            for name, picture in pictures.items():
+                self._client.log_image(self.run_id, _image(picture), artifact_file=f"{name}.png")
             for file in sorted(folder.iterdir()):
                 if file.is_file() and not file.name.startswith("."):
                     self._client.log_artifact(self.run_id, str(file), "run")
@@ -159,12 +186,12 @@ class Tracker:
         return run.info.run_id
 
     def _child(self, name: str) -> str:
-        tags = {"mlflow.parentRunId": self.run_id, "mergecore.round": name}
-        condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.`mergecore.round` = '{name}'"
+        tags = {"mlflow.parentRunId": self.run_id, PART_TAG: _digest(name)}
+        condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.`{PART_TAG}` = '{tags[PART_TAG]}'"
         stale = self._client.search_runs([self._experiment], condition)
         for run in stale:  # of the interrupted run that is being continued
             self._client.delete_run(run.info.run_id)
-        return self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
+        return self._client.create_run(self._experiment, run_name=name[:250], tags=tags).info.run_id
 
     def _log_metrics(self, run_id: str, values: Iterable[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric
@@ -174,11 +201,9 @@ class Tracker:
         for start in range(0, len(metrics), METRIC_BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + METRIC_BATCH])
 
-    def _log_table(self, run_id: str, columns: Mapping[str, np.ndarray], file: str) -> None:
-        import pandas as pd
-
+    def _log_table(self, run_id: str, table: pd.DataFrame, file: str) -> None:
         with _quiet():
-            self._client.log_table(run_id, pd.DataFrame(dict(columns)), file)
+            self._client.log_table(run_id, table, file)
 
 
 def tracking_uri(uri: str | None, home: Path) -> str:

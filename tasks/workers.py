@@ -40,16 +40,21 @@ class WorkerPool:
     to ``on_result`` as failed. Use it as a context manager: actors, and a local cluster it started, end with it.
 
     Args:
-        study: what is evaluated.
+        study: says how many workers there are, and what each is given.
+
+    Attributes:
+        deaths: workers that died so far.
+        decoded: examples that workers decoded or tokenised so far.
     """
 
     def __init__(self, study: Study) -> None:
-        self._study = study
         self._options = study.config.execution
         self._gpus = gpus_per_worker(study)
         self._actors: list[Any] = []
+        self._sent: tuple[Study, Any] | None = None
         self._started_ray = False
         self.deaths = 0
+        self.decoded = 0
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -59,15 +64,16 @@ class WorkerPool:
 
         for actor in self._actors:
             ray.kill(actor)
-        self._actors = []
+        self._actors, self._sent = [], None
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
 
-    def run(self, jobs: Sequence[Job], on_result: Callable[[Job, list[Outcome], str], None]) -> None:
+    def run(self, study: Study, jobs: Sequence[Job], on_result: Callable[[Job, list[Outcome], str], None]) -> None:
         """Evaluate every job; results arrive in the order they finish.
 
         Args:
+            study: what candidates are made of; workers keep what is heavy until another study comes.
             jobs: what to do.
             on_result: called in this process with the job, one outcome a task, and the worker's name.
 
@@ -80,6 +86,7 @@ class WorkerPool:
         import ray
 
         self._start(ray, len(jobs))
+        reference = self._send(ray, study)
         waiting = deque(jobs)
         queues: dict[Any, deque[tuple[Any, Job]]] = {actor: deque() for actor in self._actors}
         while waiting or any(queues.values()):
@@ -87,7 +94,7 @@ class WorkerPool:
             for actor, queue in queues.items():
                 while waiting and len(queue) < depth:
                     job = waiting.popleft()
-                    queue.append((actor.evaluate.remote(job.coefficients, job.measured), job))
+                    queue.append((actor.evaluate.remote([reference], job.coefficients, job.measured), job))
             owners = {queue[0][0]: actor for actor, queue in queues.items() if queue}
             (done,), _ = ray.wait(list(owners), num_returns=1)
             actor = owners[done]
@@ -99,6 +106,7 @@ class WorkerPool:
             except ray.exceptions.RayError as error:
                 self._replace(ray, actor, job, queues, waiting, on_result, error)
             else:
+                self.decoded += sum(outcome.decoded for outcome in outcomes)
                 on_result(job, outcomes, worker)
 
     def _start(self, ray: Any, jobs: int) -> None:
@@ -123,6 +131,12 @@ class WorkerPool:
             wanted = jobs if self._options.workers == "auto" else min(self._options.workers, jobs)
             self._actors = [self._new_actor(ray) for _ in range(min(wanted, max(1, int(fitting))))]
 
+    def _send(self, ray: Any, study: Study) -> Any:
+        """A reference by which workers find the study, sent once."""
+        if self._sent is None or self._sent[0] is not study:
+            self._sent = study, ray.put(study)
+        return self._sent[1]
+
     def _cores(self) -> int:
         cores = usable_cores()
         asked = 0 if self._options.workers == "auto" else self._options.workers * self._options.threads_per_worker
@@ -131,7 +145,7 @@ class WorkerPool:
     def _new_actor(self, ray: Any) -> Any:
         cpus, gpus = self._options.threads_per_worker, self._gpus
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Worker)
-        return remote.remote(self._study, cpus, os.getcwd(), sys.path)
+        return remote.remote(cpus, os.getcwd(), sys.path)
 
     def _replace(
         self,
@@ -168,13 +182,25 @@ def _cause(error: Any) -> Exception:
 class _Worker:
     """The Ray actor: one process, one candidate at a time."""
 
-    def __init__(self, study: Study, threads: int, folder: str, import_path: list[str]) -> None:
+    def __init__(self, threads: int, folder: str, import_path: list[str]) -> None:
         # relative paths and the user's own modules mean the same here as where the run was started
         if os.path.isdir(folder):
             os.chdir(folder)
         sys.path.extend(entry for entry in import_path if entry not in sys.path)
-        self._evaluator = CandidateEvaluator(study, threads=threads)
+        self._threads = threads
+        self._evaluator: CandidateEvaluator | None = None
+        self._study = ""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
-    def evaluate(self, coefficients: tuple[float, ...], measured: tuple[int, ...]) -> tuple[list[Outcome], str]:
+    def evaluate(
+        self, study: list[Any], coefficients: tuple[float, ...], measured: tuple[int, ...]
+    ) -> tuple[list[Outcome], str]:
+        """``study`` holds the reference to a study, which Ray resolves only where it is new to this worker."""
+        (reference,) = study
+        if self._evaluator is None or reference.hex() != self._study:
+            import ray
+
+            self._evaluator = None  # what is heavy goes before its successor comes
+            self._evaluator = CandidateEvaluator(ray.get(reference), threads=self._threads)
+            self._study = reference.hex()
         return self._evaluator.evaluate(coefficients, measured), self._name

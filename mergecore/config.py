@@ -209,6 +209,7 @@ class MethodConfig(Section):
     transform: str = Field("none", description="Of the task vectors, under a search method or a rule.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the transform or the merge.")
     label: str = Field("", description="What tables call it; default: its name, and the transform's.")
+    models: list[int] | None = Field(None, description="For which numbers of models; default: for each.")
 
     @model_validator(mode="after")
     def _is_known(self) -> MethodConfig:
@@ -233,7 +234,7 @@ class ReferenceConfig(Section):
 
     name: str = "multi-task"
     source: str = Field(description="As of a model; tasks are measured with the heads of the study's models.")
-    models: int | None = Field(None, ge=2, description="For which number of models it stands; default: for each.")
+    models: list[int] | None = Field(None, description="For which numbers of models it stands; default: for each.")
 
     _name = field_validator("name")(checked_name)
 
@@ -253,8 +254,8 @@ class CompareConfig(Section):
     references: list[ReferenceConfig] = Field(default_factory=list)
 
     def entrants(self, count: int) -> list[MethodConfig | ReferenceConfig]:
-        """The methods, then the references for so many models."""
-        return [*self.methods, *(one for one in self.references if one.models in (None, count))]
+        """The methods, then the references, that are for so many models."""
+        return [one for one in (*self.methods, *self.references) if one.models is None or count in one.models]
 
     @field_validator("methods", mode="before")
     @classmethod

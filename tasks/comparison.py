@@ -20,8 +20,8 @@ from mergecore.compare_methods import (
     reference_study,
     scale_of,
 )
-from mergecore.compare_tables import counts, points_table, preference_table
-from mergecore.config import MethodConfig, ReferenceConfig, StudyConfig
+from mergecore.compare_tables import counts, kind_of_data, measured, points_table, preference_table
+from mergecore.config import MethodConfig, ReferenceConfig
 from mergecore.contenders.base import Contender
 from mergecore.errors import InputError, NumericalError
 from mergecore.figures import methods_figure
@@ -84,9 +84,9 @@ def enter_heat(run: Run, comparison: Comparison, count: int) -> Heat:
     heat = Heat(plain, opened, preferences_of(config))
     comparison.preferences[count] = heat.preferences_RT
     sign_T = np.where(plain.study.objectives.maximise, 1.0, -1.0)
-    for kind, measured in (("real", plain.study.search_tasks), ("test", plain.study.held_out_tasks)):
-        if measured:
-            found = evaluate(plain, np.eye(count), measured, label=f"{count} models: each alone, {kind}")
+    for kind, indices in (("real", plain.study.search_tasks), ("test", plain.study.held_out_tasks)):
+        if indices:
+            found = evaluate(plain, np.eye(count), indices, label=f"{count} models: each alone, {kind}")
             gains_NT = found.metrics_KM * sign_T
             best_T = np.nanmax(gains_NT, axis=0)
             own = [best_T[t] if n is None else gains_NT[n, t] for t, n in enumerate(config.owners)]
@@ -149,35 +149,31 @@ def answer(run: Run, contender: Contender, *, label: str) -> tuple[int, float]:
 
 
 def measure(run: Run, contender: Contender, preferences_RT: np.ndarray, *, label: str) -> tuple[Points, Points | None]:
-    """The choice for each preference, and points that stand for the front, on the data of the search and held out."""
-    config = run.study.config
+    """The choices on held-out data where there is any, and on both kinds of data points that stand for the front."""
+    study, tasks = run.study, len(run.study.config.tasks)
     with run.stage("front"):
-        chosen, predicted_RT = contender.choose(preferences_RT, scale=scale_of(config))
+        chosen, predicted_RT = contender.choose(preferences_RT, scale=scale_of(study.config))
         front = contender.front()
-        verified = np.empty(0, dtype=int) if front is None else _stand_for(front, config, run.study)
-    wanted = chosen.reshape(-1, chosen.shape[-1])
-    if front is not None:
-        wanted = np.concatenate([wanted, front.coefficients_PN[verified]])
-    kinds = {"real": run.study.search_tasks, "test": run.study.held_out_tasks}
-    metrics: dict[str, np.ndarray] = {}
-    for kind, measured in kinds.items():
-        rows = np.full((len(wanted), len(config.tasks)), np.nan)
-        if measured:
-            rows = evaluate(run, wanted, measured, label=f"{label}, {kind}").metrics_KM
-        metrics[kind] = rows
-    split = chosen[..., 0].size
-    real_RT, test_RT = (_own(metrics[kind][:split], chosen) for kind in kinds)
-    points = Points(chosen, predicted_RT, real_RT, test_RT)
+    wanted = {"real": study.search_tasks, "test": study.held_out_tasks}
+    flat = chosen.reshape(-1, chosen.shape[-1])
+    points = {kind: np.full((len(flat), tasks), np.nan) for kind in wanted}
+    kind = "test" if wanted["test"] else "real"
+    points[kind] = evaluate(run, flat, wanted[kind], label=f"{label}, choices").metrics_KM
+    found = Points(chosen, predicted_RT, _own(points["real"], chosen), _own(points["test"], chosen))
     if front is None:
-        return points, None
-    real_PT, test_PT = front.real_PT.copy(), np.full_like(front.real_PT, np.nan)
-    real_PT[verified], test_PT[verified] = metrics["real"][split:], metrics["test"][split:]
-    return points, Points(front.coefficients_PN, front.predicted_PT, real_PT, test_PT)
+        return found, None
+    verified = _stand_for(front, study)
+    metrics = {"real": front.real_PT.copy(), "test": np.full_like(front.real_PT, np.nan)}
+    for kind, indices in wanted.items():
+        if indices and len(verified):
+            front_KN = front.coefficients_PN[verified]
+            metrics[kind][verified] = evaluate(run, front_KN, indices, label=f"{label}, front, {kind}").metrics_KM
+    return found, Points(front.coefficients_PN, front.predicted_PT, metrics["real"], metrics["test"])
 
 
-def _stand_for(front: Front, config: StudyConfig, study: Study) -> np.ndarray:
+def _stand_for(front: Front, study: Study) -> np.ndarray:
     known_PT = np.where(np.isfinite(front.real_PT), front.real_PT, front.predicted_PT)
-    return spread_points(known_PT, config.front.verify, maximise=study.objectives.maximise)
+    return spread_points(known_PT, study.config.front.verify, maximise=study.objectives.maximise)
 
 
 def _own(metrics: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -197,7 +193,8 @@ def log_method(run: Run, comparison: Comparison, result: MethodResult) -> None:
     alone.results = [result]
     assert result.chosen is not None
     names = run.study.objectives.names
-    equal = dict(zip(names, result.chosen.real_RT[0].tolist(), strict=True))
+    equal_T = measured(result.chosen, kind_of_data(alone))[0]
+    equal = dict(zip(names, equal_T.tolist(), strict=True))
     numbers: dict[str, float] = {f"equal preference/{name}": value for name, value in equal.items()}
     numbers |= {"evaluations": result.evaluations, "seconds": result.seconds, "build_seconds": result.build_seconds}
     with run.stage("tracking"):

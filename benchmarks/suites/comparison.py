@@ -13,6 +13,8 @@ from mergecore.config import CompareConfig, parse_config
 
 DATA_DRIVEN = ("fisher", "regmean", "adamerging_task", "adamerging_layer")
 """Beside the methods that are compared when a study does not say."""
+UNDER_TRANSFORMS = (2, 3)
+"""Numbers of models for which MAP is put over transforms; for all models too."""
 
 
 def compare(config: dict[str, Any], *, description: str, multitask: dict[int, Path]) -> None:
@@ -24,7 +26,10 @@ def compare(config: dict[str, Any], *, description: str, multitask: dict[int, Pa
         multitask: number of models to the model fine-tuned on all their tasks at once.
     """
     methods = [method.model_dump() for method in CompareConfig().methods] + [{"method": name} for name in DATA_DRIVEN]
-    references = [{"source": str(folder), "models": count} for count, folder in multitask.items()]
+    for method in methods:
+        if method.get("transform", "none") != "none":
+            method["models"] = [*UNDER_TRANSFORMS, len(config["models"])]
+    references = [{"source": str(folder), "models": [count]} for count, folder in multitask.items()]
     study = parse_config(config | {"compare": {"methods": methods, "references": references}})
     out = Path("runs") / f"{study.name}-compare"
     with running(out):

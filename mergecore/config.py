@@ -255,7 +255,9 @@ class CompareConfig(Section):
 
     def entrants(self, count: int) -> list[MethodConfig | ReferenceConfig]:
         """The methods, then the references, that are for so many models."""
-        return [one for one in (*self.methods, *self.references) if one.models is None or count in one.models]
+        methods = [method for method in self.methods if method.models is None or count in method.models]
+        references = [found for found in self.references if found.models is None or count in found.models]
+        return [*methods, *references]
 
     @field_validator("methods", mode="before")
     @classmethod

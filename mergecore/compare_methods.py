@@ -12,7 +12,8 @@ import numpy as np
 
 from mergecore.alignment import align
 from mergecore.checkpoints import open_checkpoint
-from mergecore.config import MethodConfig, ReferenceConfig, StudyConfig
+from mergecore.compare_config import MethodConfig, ReferenceConfig
+from mergecore.config import StudyConfig
 from mergecore.contenders import CONTENDERS
 from mergecore.contenders.base import Contender, Field
 from mergecore.contenders.constant import Soup

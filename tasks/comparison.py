@@ -10,6 +10,7 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mergecore.compare_config import MethodConfig, ReferenceConfig
 from mergecore.compare_folder import comparison_tables, write_comparison
 from mergecore.compare_methods import (
     Comparison,
@@ -21,7 +22,6 @@ from mergecore.compare_methods import (
     scale_of,
 )
 from mergecore.compare_tables import counts, kind_of_data, measured, points_table, preference_table
-from mergecore.config import MethodConfig, ReferenceConfig
 from mergecore.contenders.base import Contender
 from mergecore.errors import InputError, NumericalError
 from mergecore.figures import methods_figure

@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.tables import RESULTS
 from flows.terminal import running
-from mergecore.config import CompareConfig, parse_config
+from mergecore.compare_config import CompareConfig
+from mergecore.config import parse_config
 
 DATA_DRIVEN = ("fisher", "regmean", "adamerging_task", "adamerging_layer")
 """Beside the methods that are compared when a study does not say."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,47 @@ def fit_aloud(
     begun = time.perf_counter()
     loss = fit(loss_of, parameters, count, training, seed=seed, clip_norm=1.0)
     print(f"{label}: loss {loss:.3f} after {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+
+
+def fit_jointly(
+    features_of: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
+    heads: Mapping[str, torch.nn.Module],
+    labels: Mapping[str, torch.Tensor],
+    parameters: Sequence[torch.nn.Parameter],
+    training: Training,
+    *,
+    seed: int,
+    label: str,
+) -> None:
+    """Train on several tasks at once: as many examples of each in every batch, whatever the sets' sizes.
+
+    Args:
+        features_of: task to indices of its examples -> their features, one task after the other.
+        heads: task to what makes logits of its features.
+        labels: task to the labels of its examples.
+        parameters: what is trained.
+        training: how long and how fast; a batch holds all tasks.
+        seed: of the batches.
+        label: begins the line on standard error.
+    """
+    share = training.batch // len(heads)
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss_of(_: torch.Tensor) -> torch.Tensor:
+        drawn = {task: torch.randint(len(labels[task]), (share,), generator=generator) for task in heads}
+        losses = [
+            torch.nn.functional.cross_entropy(heads[task](part), labels[task][members])
+            for part, (task, members) in zip(features_of(drawn).split(share), drawn.items(), strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    fit_aloud(loss_of, parameters, training.batch, training, seed=seed, label=label)
+
+
+def joint(training: Training, tasks: int) -> Training:
+    """The recipe of a single model for several tasks: it sees as many examples of each, in batches as large."""
+    share = training.batch // tasks
+    return replace(training, steps=math.ceil(training.examples / share), batch=share * tasks)
 
 
 def linear_probe(features_nD: torch.Tensor, labels_n: torch.Tensor, classes: int) -> torch.nn.Linear:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.suites.data import images, write_images
-from benchmarks.suites.training import fit_aloud, recipe_folder, study
+from benchmarks.suites.training import fit_aloud, fit_jointly, joint, recipe_folder, study
 from mergecore.files import atomic_folder
 from mergecore.training import Training, repeatable
 
@@ -46,7 +47,7 @@ def build(home: Path) -> dict[str, Any]:
     """Train what is not there yet, and return the study's config."""
     from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
-    folder = recipe_folder(home, "vision8", NETWORK, PRE_TRAINING, FINE_TUNING, TASKS, SEED)
+    folder = _folder(home)
     data = {task: write_images(task, folder / f"data-{TESTED}", test=TESTED) for task in TASKS}
     models = {task: folder / "models" / task for task in TASKS}
     if not (folder / "base").is_dir() or not all(place.is_dir() for place in models.values()):
@@ -57,7 +58,8 @@ def build(home: Path) -> dict[str, Any]:
                 task: torch.nn.Linear(NETWORK["hidden_size"], int(labels.max()) + 1)
                 for task, (_, labels) in sets.items()
             }
-            _pre_train(body, heads, sets)
+            parameters = [*body.parameters(), *(p for head in heads.values() for p in head.parameters())]
+            _fit_jointly(body, heads, sets, parameters, PRE_TRAINING, "vision8 base")
             start = {name: tensor.clone() for name, tensor in body.state_dict().items()}
             with atomic_folder(folder / "base") as temporary:
                 body.save_pretrained(temporary)
@@ -74,6 +76,33 @@ def build(home: Path) -> dict[str, Any]:
     return study("vision8", folder / "base", models, data, tasks=tasks, search={"method": "map", "samples": 120})
 
 
+def multitask(home: Path, count: int) -> Path:
+    """The body fine-tuned on the first ``count`` tasks at once, under the single models' frozen heads.
+
+    It sees as many pictures of each task as that task's own model; trained unless it is there.
+    """
+    from transformers import ViTForImageClassification, ViTModel
+
+    build(home)
+    folder, tasks = _folder(home), TASKS[:count]
+    place = folder / "multitask" / str(count)
+    if not place.is_dir():
+        sets = {task: _tensors(task) for task in tasks}
+        with repeatable(SEED):
+            singles = {task: ViTForImageClassification.from_pretrained(folder / "models" / task) for task in tasks}
+            heads = {task: single.classifier.requires_grad_(False) for task, single in singles.items()}
+            body = ViTModel.from_pretrained(folder / "base", add_pooling_layer=False)
+            recipe, label = joint(FINE_TUNING, len(tasks)), f"vision8 first {count} tasks"
+            _fit_jointly(body, heads, sets, list(body.parameters()), recipe, label)
+            with atomic_folder(place) as temporary:
+                body.save_pretrained(temporary)
+    return place
+
+
+def _folder(home: Path) -> Path:
+    return recipe_folder(home, "vision8", NETWORK, PRE_TRAINING, FINE_TUNING, TASKS, SEED)
+
+
 def _tensors(task: str) -> tuple[torch.Tensor, torch.Tensor]:
     arrays = images(task)
     return torch.from_numpy(arrays["x_train"]).permute(0, 3, 1, 2), torch.from_numpy(arrays["y_train"])
@@ -83,25 +112,21 @@ def _scaled(pictures: torch.Tensor) -> torch.Tensor:
     return (pictures.float() / 255 - MEAN[0]) / STD[0]
 
 
-def _pre_train(
-    body: torch.nn.Module, heads: dict[str, torch.nn.Linear], sets: dict[str, tuple[torch.Tensor, torch.Tensor]]
+def _fit_jointly(
+    body: torch.nn.Module,
+    heads: Mapping[str, torch.nn.Module],
+    sets: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    parameters: list[torch.nn.Parameter],
+    training: Training,
+    label: str,
 ) -> None:
-    """The same number of pictures of every set in each batch, whatever the sets' sizes."""
-    parameters = [*body.parameters(), *(p for head in heads.values() for p in head.parameters())]
-    share = PRE_TRAINING.batch // len(sets)
-    generator = torch.Generator().manual_seed(SEED)
-
-    def loss_of(_: torch.Tensor) -> torch.Tensor:
-        drawn = {task: torch.randint(len(labels), (share,), generator=generator) for task, (_, labels) in sets.items()}
+    def features_of(drawn: Mapping[str, torch.Tensor]) -> torch.Tensor:
         pictures = torch.cat([sets[task][0][members] for task, members in drawn.items()])
-        features = body(pixel_values=_scaled(pictures)).last_hidden_state[:, 0].split(share)
-        losses = [
-            torch.nn.functional.cross_entropy(heads[task](part), sets[task][1][members])
-            for part, (task, members) in zip(features, drawn.items(), strict=True)
-        ]
-        return torch.stack(losses).mean()
+        features: torch.Tensor = body(pixel_values=_scaled(pictures)).last_hidden_state[:, 0]
+        return features
 
-    fit_aloud(loss_of, parameters, PRE_TRAINING.batch, PRE_TRAINING, seed=SEED, label="vision8 base")
+    labels = {task: found for task, (_, found) in sets.items()}
+    fit_jointly(features_of, heads, labels, parameters, training, seed=SEED, label=label)
 
 
 def _fine_tune(network: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor, task: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.suites.resnet20 import ResNet20
-from benchmarks.suites.training import fit_aloud, linear_probe, recipe_folder
+from benchmarks.suites.training import fit_aloud, fit_jointly, joint, linear_probe, recipe_folder
 from mergecore.training import Training, repeatable
 
 
@@ -46,6 +47,40 @@ def test_fit_minimises_over_every_example_and_repeats_to_the_bit() -> None:
     assert seen == set(range(50))
     assert torch.allclose(weight, torch.tensor([1.0, -2.0, 3.0, 0.5]), atol=1e-3)
     assert torch.equal(trained()[0], weight)
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 5, 8])
+def test_a_joint_recipe_sees_each_task_as_often_as_a_single_model(tasks: int) -> None:
+    single = Training(steps=250, batch=64, learning_rate=5e-4)
+    found = joint(single, tasks)
+    share = found.batch // tasks
+    assert found.batch == share * tasks <= single.batch
+    assert single.examples <= share * found.steps < single.examples + share
+    assert found.learning_rate == single.learning_rate
+
+
+def test_a_joint_training_serves_every_head_and_leaves_heads_frozen() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes, wanted = {"few": 20, "many": 200}, torch.randn(4, 4, generator=generator)
+    inputs = {task: torch.randn(size, 4, generator=generator) for task, size in sizes.items()}
+    heads = {task: torch.nn.Linear(4, 2, bias=False).requires_grad_(False) for task in sizes}
+    before = {task: head.weight.clone() for task, head in heads.items()}
+    labels = {task: heads[task](x @ wanted).argmax(1) for task, x in inputs.items()}
+    body = torch.nn.Linear(4, 4)
+    drawn_sizes: set[tuple[str, int]] = set()
+
+    def features_of(drawn: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        drawn_sizes.update((task, len(members)) for task, members in drawn.items())
+        features: torch.Tensor = body(torch.cat([inputs[task][members] for task, members in drawn.items()]))
+        return features
+
+    recipe = Training(steps=200, batch=17, learning_rate=0.1)
+    with repeatable(0):
+        fit_jointly(features_of, heads, labels, list(body.parameters()), recipe, seed=0, label="test")
+    assert drawn_sizes == {("few", 8), ("many", 8)}
+    for task, x in inputs.items():
+        assert torch.equal(heads[task].weight, before[task])
+        assert float((heads[task](body(x)).argmax(1) == labels[task]).float().mean()) > 0.95
 
 
 def test_repeatable_leaves_the_callers_generator_alone() -> None:

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.suites import fronts, lm4, resnet3, tables, text6, vision8
+from mergecore.alignment import align
+from mergecore.checkpoints import Checkpoint, open_checkpoint
 from mergecore.config import parse_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.search import Front
 from mergecore.study import Study, prepare
+from mergecore.task_vectors import check_mergeable
 from mergecore.training import Training
 from tests.benchmarks.conftest import write_pictures, write_resnet, write_texts, write_tiny_llama
 
@@ -79,6 +83,33 @@ def text_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     write_texts(folder, "text", "numbers", classes=6, seed=1)
     monkeypatch.setattr(text6, "TASKS", ("colours", "numbers"))
     return text6
+
+
+@pytest.mark.parametrize("suite_of", [vision_suite, text_suite])
+def test_the_multi_task_model_is_trained_once_and_is_mergeable_with_the_base(
+    suite_of: Any, synthetic: Path, home: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = suite_of(synthetic, monkeypatch)
+    folder = module.multitask(home, 2)
+    trained = {file: file.stat().st_mtime_ns for file in (home / "suites").rglob("*") if file.is_file()}
+    assert module.multitask(home, 2) == folder
+    config = module.build(home)
+    assert {file: file.stat().st_mtime_ns for file in (home / "suites").rglob("*") if file.is_file()} == trained
+
+    base = open_checkpoint(config["base"], home=home)
+    single = open_checkpoint(config["models"][0]["source"], home=home)
+    body_of_study = align(base, {"single": single})
+    aligned = align(base, {"multi-task": open_checkpoint(folder, home=home)}, heads="auto", vocabulary="same")
+    check_mergeable(aligned.base, aligned.models)
+    assert not aligned.heads
+    names = set(body_of_study.base.tensors)
+    assert set(aligned.models["multi-task"].tensors) == set(aligned.base.tensors) == names
+
+    def moved(checkpoint: Checkpoint) -> set[str]:
+        return {name for name in names if not torch.equal(checkpoint.read(name), base.read(name))}
+
+    # what the single models keep as the base has it stays so here
+    assert moved(aligned.models["multi-task"]) == moved(body_of_study.models["single"]) != set()
 
 
 @pytest.mark.parametrize("suite_of", [vision_suite, resnet_suite, language_suite, text_suite])

@@ -101,3 +101,13 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["PREFECT_HOME"] = str(place)
     with temporary_settings({PREFECT_HOME: place}), prefect_server(place / "server.log"):
         yield
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """Flows join the Ray that is already running, so it starts once for a module."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+    yield
+    ray.shutdown()

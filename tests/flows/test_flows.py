@@ -16,17 +16,7 @@ from mergecore.errors import InputError
 from mergecore.run_folder import RUN_FILES, read_run
 from tests.flows.conftest import CountedStudy
 
-pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    """Flows join the Ray that is already running, so it starts once for this module."""
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.usefixtures("prefect_api", "ray_cluster"), pytest.mark.timeout(300)]
 
 
 def run(config: dict[str, Any], out: Path, **changes: Any) -> Path:

@@ -135,29 +135,35 @@ def pick(
     task: Annotated[
         str | None, typer.Option(metavar="TASK", help="Export the network of this task, with its own head.")
     ] = None,
+    method: Annotated[str | None, typer.Option(metavar="METHOD", help="Of a comparison: whose point.")] = None,
+    models: Annotated[int | None, typer.Option(metavar="N", help="Of a comparison: for how many models.")] = None,
 ) -> None:
-    """Choose a point of a finished run's front, and export its checkpoint.
+    """Choose a point of a finished run's front, or of a compared method's, and export its checkpoint.
 
     Example: [bold]mergecore pick runs/quickstart --prefer upright=0.7 --prefer rotated=0.3 --export merged[/bold]
     """
     from flows.terminal import print_pick
+    from mergecore.compare_pick import is_comparison, pick_method_point, read_method
     from mergecore.pick import pick_point
     from mergecore.run_folder import read_run
 
-    record = read_run(folder)
-    choice = pick_point(
-        record,
-        prefer=_assignments(prefer, "--prefer"),
-        at_least=_assignments(at_least, "--at-least"),
-        maximize=maximize,
-        at_knee=knee,
-        verified=verified,
-    )
+    wishes: dict[str, Any] = {
+        "prefer": _assignments(prefer, "--prefer"),
+        "at_least": _assignments(at_least, "--at-least"),
+        "maximize": maximize,
+        "at_knee": knee,
+        "verified": verified,
+    }
+    compared = is_comparison(folder)
+    if not compared and (method or models):
+        raise InputError(f"{str(folder)!r} is no comparison, so --method and --models mean nothing.")
+    record = read_method(folder, method, models) if compared else read_run(folder)
+    choice = pick_method_point(record, **wishes) if compared else pick_point(record, **wishes)
     print_pick(record, choice)
     if export is not None:
-        from flows.export import export_pick
+        from flows.export import export_method, export_pick
 
-        export_pick(record, choice, export, task)
+        (export_method if compared else export_pick)(record, choice, export, task)
         typer.echo(f"\nCheckpoint: {export}")
 
 

@@ -1,11 +1,14 @@
-"""Export a picked point of a finished run."""
+"""Export a picked point of a finished run, or of a comparison."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mergecore.compare_methods import method_study
+from mergecore.compare_pick import compared_method
 from mergecore.config import RESOLVED, parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
@@ -14,7 +17,7 @@ from mergecore.files import home_folder
 from mergecore.pick import Pick
 from mergecore.registry import did_you_mean
 from mergecore.run_folder import RunRecord
-from mergecore.study import prepare
+from mergecore.study import Study, open_study, prepare
 
 
 def export_pick(record: RunRecord, choice: Pick, folder: Path, task: str | None = None) -> None:
@@ -30,14 +33,45 @@ def export_pick(record: RunRecord, choice: Pick, folder: Path, task: str | None 
     Raises:
         InputError: the sources are gone, or their content is no longer what the run merged; no such task.
     """
-    resolved = record.config.get(RESOLVED) or {}
     study = prepare(parse_config(record.config, where="the run's config.yaml"), home_folder())
-    expected = resolved.get("fingerprints", {}).get("task_matrix")
-    if study.matrix_key != expected:
+    _check_content(study, record.config)
+    _export(study, choice, folder, task)
+
+
+def export_method(record: RunRecord, choice: Pick, folder: Path, task: str | None = None) -> None:
+    """The same for a point of one method of a comparison.
+
+    Args:
+        record: from `mergecore.compare_pick.read_method`.
+        choice: the picked point.
+        folder: where to.
+        task: as for `export_pick`.
+
+    Raises:
+        InputError: as for `export_pick`.
+    """
+    config = parse_config(record.config, where="the comparison's config.yaml")
+    method = compared_method(config, record.summary["method"])
+    config, home = config.untransformed().first(record.summary["merged"]), home_folder()
+    opened = open_study(config, home)
+    plain = prepare(config, home, opened=opened)
+    _check_content(plain, record.config)
+    study, _ = method_study(method, plain, opened)
+    _export(study, choice, folder, task, found_by=method.label)
+
+
+def _check_content(study: Study, config: dict[str, Any]) -> None:
+    """Raise ``InputError`` when base or models are no longer what was merged."""
+    then = (config.get(RESOLVED) or {}).get("fingerprints", {})
+    models = {name: print_ for name, print_ in then.get("models", {}).items() if name in study.fingerprints["models"]}
+    if (study.fingerprints["base"], study.fingerprints["models"]) != (then.get("base"), models):
         raise InputError(
             "The base or the models have changed since this run.",
             "Run the study again; only what changed is evaluated.",
         )
+
+
+def _export(study: Study, choice: Pick, folder: Path, task: str | None, found_by: str | None = None) -> None:
     c_N = np.array(list(choice.coefficients.values()))
     head, adapted = None, None
     if task is not None:
@@ -47,4 +81,4 @@ def export_pick(record: RunRecord, choice: Pick, folder: Path, task: str | None 
         index = names.index(task)
         head = study.measured[index].head
         adapted = CandidateEvaluator(study).adapted_tensors(c_N, index)
-    export_model(study, c_N, folder, measured=choice.metrics, head=head, adapted=adapted)
+    export_model(study, c_N, folder, measured=choice.metrics, head=head, adapted=adapted, found_by=found_by)

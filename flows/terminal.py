@@ -157,7 +157,8 @@ def print_front(record: RunRecord) -> None:
 def print_pick(record: RunRecord, choice: Pick) -> None:
     """The chosen point: coefficients and metrics."""
     table = Table(
-        title=Text(f"{record.name}: point {choice.index}, chosen by {choice.chosen_by} metrics"), title_justify="left"
+        title=Text(f"{record.name}: {_which(choice)}"),
+        title_justify="left",
     )
     table.add_column("model")
     table.add_column("scaling coefficient", justify="right")
@@ -173,9 +174,16 @@ def print_pick(record: RunRecord, choice: Pick) -> None:
         )
     console = Console()
     console.print(table)
+    if not choice.metrics:
+        console.print("This merge was not evaluated.")
+        return
     console.print(metrics)
-    if "real" not in choice.metrics:
+    if choice.metrics.keys() == {"predicted"}:
         console.print("This point was not evaluated for real; --verified chooses among those that were.")
+
+
+def _which(choice: Pick) -> str:
+    return f"point {choice.index}, chosen by {choice.chosen_by} metrics" if choice.index >= 0 else "as preferred"
 
 
 def print_comparison(table: pd.DataFrame) -> None:

@@ -50,6 +50,7 @@ def export_model(
     measured: Mapping[str, Mapping[str, float]],
     head: str | None = None,
     adapted: Mapping[str, torch.Tensor] | None = None,
+    found_by: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Merge and write one checkpoint: weights in the base's dtypes, the companions of its network, a model card.
@@ -64,6 +65,7 @@ def export_model(
         measured: kind ("predicted", "real", "test") to task to metric, for the card.
         head: write the network of this model, its head included; None writes the base's network.
         adapted: tensors in the place of merged ones, as `Evaluator.adapted_tensors` gives them for one task.
+        found_by: what chose the coefficients, for the card; default: the study's search method.
         shard_bytes: largest weights file; more become shards with an index.
 
     Raises:
@@ -94,7 +96,9 @@ def export_model(
         elif adapted:
             _describe_classes(temporary / "config.json", adapted)
         _write_heads(study, temporary / "heads")
-        (temporary / "README.md").write_text(_card(study, coefficients, measured, head))
+        (temporary / "README.md").write_text(
+            _card(study, coefficients, measured, head, found_by or study.config.search.method)
+        )
         mergekit = _mergekit(study, coefficients)
         if mergekit is not None:
             (temporary / "mergekit.yaml").write_text(mergekit)
@@ -169,27 +173,30 @@ def _write_weights(
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
-def _card(study: Study, coefficients: np.ndarray, measured: Mapping[str, Mapping[str, float]], head: str | None) -> str:
+def _card(
+    study: Study,
+    coefficients: np.ndarray,
+    measured: Mapping[str, Mapping[str, float]],
+    head: str | None,
+    found_by: str,
+) -> str:
     config = study.config
     front_matter: dict[str, Any] = {"tags": ["merge", "mergecore"], "base_model": config.base}
     kinds = {"predicted": "predicted by surrogate", "real": "measured", "test": "measured, held out"}
     shown = {kind: values for kind, values in measured.items() if values}
+    own = {name: f"{float(c):.17g}" for name, c in zip(study.models, coefficients, strict=True)}
     lines = [
         "---",
         yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True).strip(),
         "---",
         f"# {cell(config.name)}",
         "",
-        f"A merge of {len(study.models)} fine-tuned models: `theta = theta_pre + sum_n c_n (theta_n - theta_pre)`, "
-        f"transform `{config.merge.transform}`, coefficients found by `{config.search.method}`.",
+        _method(study, coefficients, found_by),
         "",
         *([f"Its head is that of {cell(head)}; it was not merged.", ""] if head is not None else []),
         "| model | source | scaling coefficient |",
         "|---|---|---|",
-        *(
-            f"| {cell(model.name)} | {cell(model.source)} | {float(c):.17g} |"
-            for model, c in zip(config.models, coefficients, strict=True)
-        ),
+        *(f"| {cell(model.name)} | {cell(model.source)} | {own.get(model.name, '')} |" for model in config.models),
         "",
         "| task | metric | " + " | ".join(kinds[kind] for kind in shown) + " |",
         "|---|---|" + "---|" * len(shown),
@@ -208,9 +215,21 @@ def _card(study: Study, coefficients: np.ndarray, measured: Mapping[str, Mapping
     return "\n".join(lines)
 
 
+def _method(study: Study, coefficients: np.ndarray, found_by: str) -> str:
+    """How the models were merged, in one sentence."""
+    count, config = len(study.config.models), study.config
+    if study.of_models:
+        return (
+            f"A merge of {count} fine-tuned models: `theta = theta_pre + sum_n c_n (theta_n - theta_pre)`, "
+            f"transform `{config.merge.transform}`, coefficients found by `{cell(found_by)}`."
+        )
+    formula = f"theta = theta_pre + {float(coefficients[0]):.17g} (theta_merged - theta_pre)"
+    return f"A merge of {count} fine-tuned models by `{study.models[0]}`: `{formula}`."
+
+
 def _mergekit(study: Study, coefficients: np.ndarray) -> str | None:
     """The same merge for mergekit's task_arithmetic; None when there is no such counterpart."""
-    if study.config.merge.transform != "none" or study.heads:
+    if study.config.merge.transform != "none" or study.heads or not study.of_models:
         return None
     recipe = {
         "merge_method": "task_arithmetic",

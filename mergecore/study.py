@@ -95,6 +95,11 @@ class Study:
     fingerprints: dict[str, Any]
 
     @property
+    def of_models(self) -> bool:
+        """Whether the columns are those of the config's models, and not one merge of them all."""
+        return self.models == tuple(model.name for model in self.config.models)
+
+    @property
     def search_tasks(self) -> list[int]:
         """Indices into `measured` of the tasks on the data of the search."""
         return [i for i, item in enumerate(self.measured) if not item.held_out]

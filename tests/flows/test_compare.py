@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from flows.compare import compare_flow
+from flows.export import export_method
+from mergecore.compare_pick import is_comparison, pick_method_point, read_method
 from mergecore.config import parse_config
 from mergecore.errors import InputError
-from tests.conftest import random_state, write_checkpoint
+from mergecore.study import prepare
+from mergecore.task_matrix import open_task_matrix
+from tests.conftest import random_state, rewrite, write_checkpoint
 from tests.flows.conftest import CountedStudy
 
 pytestmark = [pytest.mark.usefixtures("prefect_api", "ray_cluster"), pytest.mark.timeout(300)]
@@ -160,3 +166,46 @@ def test_everything_is_in_mlflow_and_prefect(three: dict[str, Any], tmp_path: Pa
     table = Artifact.get(key="preference-sums")
     assert [row["method"] for row in json.loads(table.data)] == ["map", "soup", "slerp"]
     assert "data:image/png;base64," in Artifact.get(key="comparison").data
+
+
+def test_a_methods_point_becomes_a_checkpoint(pico_config: dict[str, Any], home: Path, tmp_path: Path) -> None:
+    dataset = pico_config["tasks"][0]["dataset"]
+    tasks = [{"name": name, "dataset": dataset} for name in ("first", "second")]
+    methods = [{"method": "map", "transform": "ties"}, "iso_c", "preference_weights", "single"]
+    folder = compare(pico_config, tmp_path / "out", tasks=tasks, compare={"methods": methods, "preferences": 3})
+    assert is_comparison(folder)
+
+    record = read_method(folder, "map + ties", None)
+    choice = pick_method_point(record, prefer={"first": 1.0}, verified=True)
+    assert choice.metrics["real"]["first"] == record.front_metrics("real")[choice.index, 0]
+    export_method(record, choice, tmp_path / "ties")
+    config = parse_config({**pico_config, "tasks": tasks, "merge": {"transform": "ties"}})
+    study = prepare(config, home)
+    matrix = open_task_matrix(study.matrix_folder)
+    expected = matrix.named(matrix.merge(list(choice.coefficients.values())))
+    found = load_file(tmp_path / "ties" / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items() if name in found)
+    assert "found by `map + ties`" in (tmp_path / "ties" / "README.md").read_text()
+
+    iso = read_method(folder, "iso_c", 2)
+    assert iso.models == ["iso_c"]
+    point = pick_method_point(iso)
+    export_method(iso, point, tmp_path / "iso")
+    assert f"theta_pre + {point.coefficients['iso_c']:.17g} (" in (tmp_path / "iso" / "README.md").read_text()
+    assert not (tmp_path / "iso" / "mergekit.yaml").exists()
+
+    weights = pick_method_point(read_method(folder, "preference_weights", None), prefer={"first": 1, "second": 3})
+    assert weights.coefficients == {"first": 0.25, "second": 0.75}
+    for label, models, message in (
+        (None, None, "Say whose with '--method'"),
+        ("iso", None, "Did you mean 'iso_c'?"),
+        ("single", None, "is no merge"),
+        ("iso_c", 3, "was not compared for 3 models"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_method(folder, label, models)
+    with pytest.raises(InputError, match="Say it with --prefer"):
+        pick_method_point(read_method(folder, "preference_weights", None))
+    rewrite(pico_config["models"][0]["source"], lambda state: state.update({"classifier.bias": torch.ones(3)}))
+    with pytest.raises(InputError, match="have changed since this run"):
+        export_method(iso, point, tmp_path / "changed")

@@ -121,15 +121,16 @@ class WorkerPool:
                 where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
                 raise EvaluationError(f"Cannot reach {where}: {error}") from None
             self._started_ray = True
-        if not self._actors:
+        wanted = jobs if self._options.workers == "auto" else min(self._options.workers, jobs)
+        if len(self._actors) < wanted:  # an earlier call may have had less to do
             cpus = self._options.threads_per_worker
             available = ray.cluster_resources()
             fitting = available.get("CPU", 1) // cpus
             if self._gpus:
                 fitting = min(fitting, available.get("GPU", 0) // self._gpus)
             # more actors than the cluster has room for would wait for ever
-            wanted = jobs if self._options.workers == "auto" else min(self._options.workers, jobs)
-            self._actors = [self._new_actor(ray) for _ in range(min(wanted, max(1, int(fitting))))]
+            further = min(wanted, max(1, int(fitting))) - len(self._actors)
+            self._actors += [self._new_actor(ray) for _ in range(further)]
 
     def _send(self, ray: Any, study: Study) -> Any:
         """A reference by which workers find the study, sent once."""

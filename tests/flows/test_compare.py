@@ -19,6 +19,7 @@ from mergecore.config import parse_config
 from mergecore.errors import InputError
 from mergecore.study import prepare
 from mergecore.task_matrix import open_task_matrix
+from tasks.workers import Job, WorkerPool
 from tests.conftest import random_state, rewrite, write_checkpoint
 from tests.flows.conftest import CountedStudy
 
@@ -209,3 +210,14 @@ def test_a_methods_point_becomes_a_checkpoint(pico_config: dict[str, Any], home:
     rewrite(pico_config["models"][0]["source"], lambda state: state.update({"classifier.bias": torch.ones(3)}))
     with pytest.raises(InputError, match="have changed since this run"):
         export_method(iso, point, tmp_path / "changed")
+
+
+def test_workers_are_added_when_there_is_more_to_do(counted: CountedStudy, home: Path) -> None:
+    study = prepare(parse_config(counted.config), home)
+    with WorkerPool(study) as pool:
+        names: list[str] = []
+        for count in (1, 8, 1):
+            jobs = [Job((0.1 * count, 0.1 * i), (0, 1)) for i in range(count)]
+            pool.run(study, jobs, lambda job, outcomes, worker: names.append(worker))
+    assert len(names) == 10
+    assert len(set(names)) == 2

@@ -5,7 +5,15 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("merge_kernel", "low_rank", "surrogate_front", "preprocessing_once", "whole_stack", "digits_fronts")
+NAMES = (
+    "merge_kernel",
+    "low_rank",
+    "surrogate_front",
+    "preprocessing_once",
+    "transform_cost",
+    "whole_stack",
+    "digits_fronts",
+)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ FLOWS = Registry(
     "flow",
     {
         "map": "flows.map:map_flow",
+        "bayesian_map": "flows.bayesian_map:bayesian_map_flow",
         "direct": "flows.direct:direct_flow",
     },
 )

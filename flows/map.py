@@ -23,6 +23,11 @@ def map_flow(config: StudyConfig, out: str | None = None) -> str:
     Returns:
         The run's folder.
     """
+    return amortised_front(config, out)
+
+
+def amortised_front(config: StudyConfig, out: str | None) -> str:
+    """The steps of every flow whose front is that of surrogates; how often a search asks is its own matter."""
     with open_run(config, out) as run:
         search = new_search(config)
         rounds = evaluate_rounds(run, search)  # Omega: K coefficient vectors and their metrics

@@ -76,6 +76,7 @@ def build_record(
             **_volumes(run, search, front, rounds),
             "predicted_real_gap": _gap(goals.names, front),
             "held_out_r2": {name: fit.cross_validated_r2 for name, fit in zip(goals.names, front.fits, strict=False)},
+            "rounds": search.rounds,
             "diagnosis": diagnosis.to_dict(),
             "noise": dict(zip(goals.names, noise_T.tolist(), strict=True)),
             "timings": {**run.timings, "total": time.time() - run.started},

@@ -23,7 +23,7 @@ def evaluate_rounds(run: Run, search: Search) -> list[Evaluations]:
     while len(asked_KN := search.ask()):
         label = f"round {len(rounds)}"
         found = evaluate(run, asked_KN, run.study.search_tasks, label=label)
-        search.tell(found.coefficients_KN, found.metrics_KM)
+        search.tell(found.coefficients_KN, found.metrics_KM, found.noise_KM)
         log_round(run, label, found)
         rounds.append(found)
     return rounds

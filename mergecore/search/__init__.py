@@ -9,6 +9,7 @@ SEARCHES = Registry(
     "search method",
     {
         "map": "mergecore.search.map:MapSearch",
+        "bayesian_map": "mergecore.search.bayesian_map:BayesianMapSearch",
         "direct": "mergecore.search.direct:DirectSearch",
     },
 )

@@ -78,6 +78,11 @@ class Search(ABC):
         options: validated options of this class's ``Options``.
         models: N.
         objectives: the T objectives.
+
+    Attributes:
+        coefficients_KN, metrics_KT, noise_KT: what was told.
+        rounds: for each ``ask`` that depended on what was told, how much was known and what led to the proposals, as
+            JSON values; kept with the run.
     """
 
     Options: ClassVar[type[SearchOptions]]
@@ -89,6 +94,8 @@ class Search(ABC):
         self.box_N2: np.ndarray = options.box_array(models)
         self.coefficients_KN = np.empty((0, models))
         self.metrics_KT = np.empty((0, len(objectives.names)))
+        self.noise_KT = np.empty((0, len(objectives.names)))
+        self.rounds: list[dict[str, Any]] = []
 
     @property
     @abstractmethod
@@ -111,19 +118,29 @@ class Search(ABC):
         """Sentences a user should read before the run starts."""
         return []
 
-    def tell(self, coefficients_KN: np.ndarray, metrics_KT: np.ndarray) -> None:
-        """Add evaluated coefficient vectors; NaN marks a metric that could not be measured."""
+    def tell(self, coefficients_KN: np.ndarray, metrics_KT: np.ndarray, noise_KT: np.ndarray | None = None) -> None:
+        """Add evaluated coefficient vectors.
+
+        Args:
+            coefficients_KN: [K, N].
+            metrics_KT: [K, T]; NaN marks a metric that could not be measured.
+            noise_KT: their standard errors [K, T], NaN where unknown; all unknown by default.
+        """
         c, m = np.asarray(coefficients_KN, dtype=np.float64), np.asarray(metrics_KT, dtype=np.float64)
-        if c.ndim != 2 or c.shape[1] != self.models or m.shape != (len(c), len(self.objectives.names)):
+        noise = np.full_like(m, np.nan) if noise_KT is None else np.asarray(noise_KT, dtype=np.float64)
+        expected = (len(c), len(self.objectives.names))
+        if c.ndim != 2 or c.shape[1] != self.models or m.shape != expected or noise.shape != expected:
             raise InputError(f"Told coefficients {list(c.shape)} with metrics {list(m.shape)}.")
         self.coefficients_KN = np.vstack([self.coefficients_KN, c])
         self.metrics_KT = np.vstack([self.metrics_KT, m])
+        self.noise_KT = np.vstack([self.noise_KT, noise])
 
     def state(self) -> dict[str, Any]:
         """What was told, as plain JSON values; with the same options it restores the search."""
         return {
             "coefficients": self.coefficients_KN.tolist(),
-            "metrics": [[None if np.isnan(v) else v for v in row] for row in self.metrics_KT.tolist()],
+            "metrics": _without_nan(self.metrics_KT),
+            "noise": _without_nan(self.noise_KT),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -131,5 +148,9 @@ class Search(ABC):
         if len(self.coefficients_KN):
             raise InputError("Only a fresh search can be restored.")
         if state["coefficients"]:
-            metrics = [[np.nan if v is None else v for v in row] for row in state["metrics"]]
-            self.tell(np.array(state["coefficients"]), np.array(metrics, dtype=np.float64))
+            metrics, noise = (np.array(state[name], dtype=np.float64) for name in ("metrics", "noise"))  # None is NaN
+            self.tell(np.array(state["coefficients"]), metrics, noise)
+
+
+def _without_nan(values_KT: np.ndarray) -> list[list[float | None]]:
+    return [[None if np.isnan(value) else value for value in row] for row in values_KT.tolist()]

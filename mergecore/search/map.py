@@ -8,7 +8,7 @@ import numpy as np
 
 from mergecore.search.base import Front, SearchOptions
 from mergecore.search.sampled import SampledOptions, SampledSearch
-from mergecore.surrogates import fit_quadratic
+from mergecore.surrogates import QuadraticFit, fit_quadratic
 
 if TYPE_CHECKING:
     from mergecore.config import FrontConfig
@@ -43,15 +43,19 @@ class MapSearch(SampledSearch):
             ]
         return []
 
+    def fits(self) -> tuple[QuadraticFit, ...]:
+        """One surrogate an objective, from everything told so far."""
+        goals = self.objectives
+        return tuple(
+            fit_quadratic(self.coefficients_KN, self.metrics_KT[:, t], lower=goals.lower[t], upper=goals.upper[t])
+            for t in range(len(goals.names))
+        )
+
     def front(self, options: FrontConfig) -> Front:
         """Fit one surrogate an objective, then run the many-objective optimiser on them in the same box."""
         from mergecore.fronts.optimise import optimise_front  # pymoo takes a second to import
 
-        goals = self.objectives
-        fits = tuple(
-            fit_quadratic(self.coefficients_KN, self.metrics_KT[:, t], lower=goals.lower[t], upper=goals.upper[t])
-            for t in range(len(goals.names))
-        )
+        goals, fits = self.objectives, self.fits()
         coefficients, predicted = optimise_front(
             [fit.surrogate for fit in fits],
             box=self.box_N2,

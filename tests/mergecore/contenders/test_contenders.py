@@ -67,6 +67,7 @@ GOLDEN = {
     "single": [[1.0, 0.0], [0.0, 1.0]],
     # the maximum of 0.9 x + 0.1 y: c_0 = 0.63 / 0.93, c_1 = 0.07 / 0.37
     "map": [0.6774, 0.1892],
+    "bayesian_map": [0.6774, 0.1892],
     "direct": [0.6774, 0.1892],
 }
 """Coefficients for the preference (0.9, 0.1)."""

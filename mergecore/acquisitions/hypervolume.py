@@ -1,0 +1,84 @@
+"""Expected hypervolume improvement on quadratic surrogates that a Gaussian process corrects.
+
+qLogNEHVI (Daulton et al. 2021; Ament et al. 2023), and past four objectives, where hypervolumes are dear, qLogNParEGO
+(random scalarisations; Knowles 2006), both of BoTorch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from botorch.acquisition import AcquisitionFunction
+from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.parego import qLogNParEGO
+from botorch.exceptions.warnings import BotorchWarning
+from botorch.optim import optimize_acqf
+from botorch.sampling import SobolQMCNormalSampler
+from pydantic import Field
+
+from mergecore.acquisitions.base import Acquisition, Known
+from mergecore.errors import NumericalError
+from mergecore.options import PluginOptions
+from mergecore.surrogates.gaussian_process import CorrectedSurrogates, to_unit
+
+MOST_OBJECTIVES = 4
+"""For exact hypervolumes."""
+
+
+class HypervolumeOptions(PluginOptions):
+    """Options of the expected hypervolume improvement."""
+
+    draws: int = Field(64, ge=1, description="Quasi-random draws of the posterior.")
+    restarts: int = Field(4, ge=1, description="Starts of its maximisation.")
+    candidates: int = Field(128, ge=1, description="Points that these starts are chosen from.")
+
+
+class ExpectedHypervolume(Acquisition):
+    """The candidates that are expected to add most hypervolume, given those that are pending."""
+
+    Options: ClassVar[type[PluginOptions]] = HypervolumeOptions
+
+    def propose(self, known: Known, count: int, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """One after the other, each given those before it."""
+        usable_K = np.isfinite(known.metrics_KT).all(axis=1)
+        if not usable_K.any():
+            raise NumericalError("No coefficient vector was measured on every task.")
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", BotorchWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
+            torch.manual_seed(seed)
+            surrogates = CorrectedSurrogates(
+                known.coefficients_KN[usable_K],
+                known.metrics_KT[usable_K],
+                known.noise_KT[usable_K],
+                known.fits,
+                known.box_N2,
+                known.objectives.maximise,
+            )
+            acquisition = self._acquisition(surrogates, known, seed)
+            unit_QN, value = optimize_acqf(
+                acquisition,
+                bounds=torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, len(known.box_N2)),
+                q=count,
+                num_restarts=self.options.restarts,
+                raw_samples=self.options.candidates,
+                sequential=True,
+            )
+        low_N, high_N = known.box_N2.T
+        found = np.clip(low_N + unit_QN.numpy() * (high_N - low_N), low_N, high_N)
+        return found, {"log expected improvement": torch.atleast_1d(value).tolist()}
+
+    def _acquisition(self, surrogates: CorrectedSurrogates, known: Known, seed: int) -> AcquisitionFunction:
+        sampler = SobolQMCNormalSampler(torch.Size([self.options.draws]), seed=seed)
+        pending = torch.from_numpy(to_unit(known.pending_QN, known.box_N2)) if len(known.pending_QN) else None
+        shared: dict[str, Any] = {"sampler": sampler, "X_pending": pending, "prune_baseline": True}
+        if len(known.fits) > MOST_OBJECTIVES:
+            return qLogNParEGO(surrogates.model, surrogates.unit_KN, **shared)
+        worst_T = surrogates.gains_KT.min(dim=0).values
+        margin_T = 0.1 * (surrogates.gains_KT.max(dim=0).values - worst_T)
+        return qLogNoisyExpectedHypervolumeImprovement(
+            surrogates.model, (worst_T - margin_T).tolist(), surrogates.unit_KN, **shared
+        )

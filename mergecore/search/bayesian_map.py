@@ -1,0 +1,101 @@
+"""Bayesian MAP: a few samples, then rounds where they tell most (MAP, Appendix E.3, Algorithm 3)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from mergecore.acquisitions import ACQUISITIONS
+from mergecore.acquisitions.base import Acquisition, Known
+from mergecore.errors import InputError
+from mergecore.options import read_options
+from mergecore.sampling import sample
+from mergecore.search.base import SearchOptions
+from mergecore.search.map import MapSearch
+from mergecore.section import known as known_name
+
+
+class BayesianMapOptions(SearchOptions):
+    """``search:`` of the config for Bayesian MAP."""
+
+    method: Literal["bayesian_map"] = "bayesian_map"
+    samples: int | None = Field(None, ge=1, description="Coefficient vectors in all; default: 0.6 of plain MAP's.")
+    initial: int | None = Field(None, ge=1, description="Of the first round; default: 6, or 2 (N + 1) if more.")
+    batch: int = Field(3, ge=1, description="Of every further round.")
+    sampler: Literal["sobol", "uniform", "simplex"] = Field("sobol", description="Of the first round.")
+    acquisition: str = Field("hypervolume", description=f"One of: {', '.join(ACQUISITIONS)}.")
+    acquisition_options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _acquisition_is_known(self) -> BayesianMapOptions:
+        known_name(self.acquisition, ACQUISITIONS)
+        if self.acquisition_options:
+            try:
+                self.make_acquisition()
+            except InputError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def make_acquisition(self) -> Acquisition:
+        """The acquisition with its options."""
+        cls = ACQUISITIONS.get(self.acquisition)
+        owner = f"The acquisition {self.acquisition!r}"
+        options = read_options(cls.Options, self.acquisition_options, owner=owner, where="search.acquisition_options")
+        made: Acquisition = cls(options)
+        return made
+
+
+class BayesianMapSearch(MapSearch):
+    """Plain MAP whose samples are chosen in rounds; the front is that of the surrogates, as in plain MAP."""
+
+    Options: ClassVar[type[SearchOptions]] = BayesianMapOptions
+    share: ClassVar[float] = 0.6
+
+    options: BayesianMapOptions  # type: ignore[assignment]
+
+    @property
+    def budget(self) -> int:
+        """Coefficient vectors in all rounds."""
+        plain = self.paper_samples.get(self.models) or self.default_budget()
+        return self.options.samples or max(self.initial, round(self.share * plain))
+
+    @property
+    def initial(self) -> int:
+        """Coefficient vectors of the first round."""
+        wanted = self.options.initial or max(6, 2 * (self.models + 1))
+        return min(wanted, self.options.samples or wanted)
+
+    def ask(self, pending_QN: np.ndarray | None = None) -> np.ndarray:
+        """The first samples, then ``batch`` a round until the budget is spent.
+
+        Args:
+            pending_QN: what was asked for earlier and is not told yet; it counts as spent, and nothing is proposed
+                where it tells already.
+        """
+        pending = np.empty((0, self.models)) if pending_QN is None else np.asarray(pending_QN, dtype=np.float64)
+        done = len(self.coefficients_KN)
+        if not done and len(pending):
+            return np.empty((0, self.models))  # nothing to learn from yet
+        if not done:
+            return sample(self.options.sampler, self.initial, box=self.box_N2, seed=self.options.seed)
+        count = min(self.options.batch, self.budget - done - len(pending))
+        if count <= 0:
+            return np.empty((0, self.models))
+        fits = self.fits()
+        known = Known(
+            self.coefficients_KN,
+            self.metrics_KT,
+            self.noise_KT,
+            fits,
+            self.box_N2,
+            self.objectives,
+            pending,
+        )
+        # it follows from how much is known, so that a continued search goes on as it would have
+        seed = self.options.seed * 1_000_003 + done + len(pending)
+        proposed_KN, facts = self.options.make_acquisition().propose(known, count, seed=seed)
+        surrogates = {name: fit.surrogate.to_dict() for name, fit in zip(self.objectives.names, fits, strict=True)}
+        self.rounds.append({"known": done, "surrogates": surrogates, "acquisition": facts})
+        return proposed_KN

@@ -1,0 +1,137 @@
+"""A metric as its quadratic surrogate plus a Gaussian process on what that leaves over.
+
+The quadratic says what MAP knows of a merge before much was evaluated; the process takes over where evaluations show
+that it is wrong. Models of all metrics are BoTorch's, maximised, in units of the metric's own spread.
+
+Shape suffixes: K evaluations, N coefficients, T objectives, P points.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import gpytorch
+import numpy as np
+import torch
+from botorch.exceptions.warnings import BotorchWarning
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import ModelListGP, SingleTaskGP
+from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+from gpytorch.kernels import ScaleKernel
+from gpytorch.mlls import SumMarginalLogLikelihood
+from gpytorch.priors import GammaPrior
+
+from mergecore.surrogates.links import Link
+from mergecore.surrogates.quadratic import QuadraticFit, QuadraticSurrogate
+
+SMALLEST_NOISE = 1e-3
+"""Of a metric's spread: what no evaluation is trusted beyond."""
+
+
+class QuadraticMean(gpytorch.means.Mean):
+    """The quadratic surrogate as the mean of a process over the unit box.
+
+    Args:
+        surrogate: of the metric.
+        box_N2: the box that the unit box stands for.
+        sign: -1 for a metric to minimise.
+        centre: of the metric.
+        spread: of the metric.
+    """
+
+    def __init__(
+        self, surrogate: QuadraticSurrogate, box_N2: np.ndarray, sign: float, centre: float, spread: float
+    ) -> None:
+        super().__init__()
+        low_N, high_N = torch.from_numpy(np.array(box_N2.T))
+        self._low_N, self._side_N = low_N, high_N - low_N
+        self._e, self._link = surrogate.e, Link(surrogate.lower, surrogate.upper)
+        self._b_N, self._A_NN = torch.tensor(surrogate.b_N), torch.tensor(surrogate.A_NN)
+        self._sign, self._centre, self._spread = sign, centre, spread
+
+    def forward(self, unit: torch.Tensor) -> torch.Tensor:
+        """[..., N] in the unit box to [...]."""
+        c = self._low_N + unit * self._side_N
+        q = self._e + c @ self._b_N + 0.5 * ((c @ self._A_NN) * c).sum(dim=-1)
+        return self._sign * (linked(self._link, q) - self._centre) / self._spread
+
+
+def linked(link: Link, q: torch.Tensor) -> torch.Tensor:
+    """`Link.value` with gradients."""
+    if link.name == "identity":
+        return q
+    if link.lower is not None and link.upper is not None:
+        return link.lower + (link.upper - link.lower) * torch.sigmoid(q)
+    if link.lower is not None:
+        return link.lower + torch.nn.functional.softplus(q)
+    assert link.upper is not None
+    return link.upper - torch.nn.functional.softplus(q)
+
+
+class CorrectedSurrogates:
+    """T processes over the unit box, each around its quadratic.
+
+    Args:
+        coefficients_KN: evaluated.
+        metrics_KT: finite.
+        noise_KT: standard errors; where NaN, the quadratic's residual deviation stands in.
+        fits: quadratic surrogates of these evaluations.
+        box_N2: the box.
+        maximise: direction of each metric.
+    """
+
+    def __init__(
+        self,
+        coefficients_KN: np.ndarray,
+        metrics_KT: np.ndarray,
+        noise_KT: np.ndarray,
+        fits: Sequence[QuadraticFit],
+        box_N2: np.ndarray,
+        maximise: Sequence[bool],
+    ) -> None:
+        self.box_N2 = box_N2
+        self.sign_T = np.where(maximise, 1.0, -1.0)
+        self.centre_T = metrics_KT.mean(axis=0)
+        spread_T = metrics_KT.std(axis=0)
+        self.spread_T = np.where(spread_T > 0, spread_T, 1.0)
+        self.unit_KN = torch.from_numpy(to_unit(coefficients_KN, box_N2))
+        self.gains_KT = torch.from_numpy(self.sign_T * (metrics_KT - self.centre_T) / self.spread_T)
+        models = []
+        for t, fit in enumerate(fits):
+            fallback = fit.noise if np.isfinite(fit.noise) else 0.0
+            known_K = np.where(np.isfinite(noise_KT[:, t]), noise_KT[:, t], fallback) / self.spread_T[t]
+            variance_K1 = torch.from_numpy(np.maximum(known_K, SMALLEST_NOISE) ** 2)[:, None]
+            mean = QuadraticMean(fit.surrogate, box_N2, self.sign_T[t], self.centre_T[t], self.spread_T[t])
+            kernel = ScaleKernel(
+                get_covar_module_with_dim_scaled_prior(ard_num_dims=len(box_N2)),
+                outputscale_prior=GammaPrior(1.1, 4.0),
+            )
+            models.append(
+                SingleTaskGP(
+                    self.unit_KN,
+                    self.gains_KT[:, t : t + 1],
+                    train_Yvar=variance_K1,
+                    mean_module=mean,
+                    covar_module=kernel,
+                    outcome_transform=None,
+                )
+            )
+        self.model = ModelListGP(*models)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BotorchWarning)  # of a fit that stops early: still a usable one
+            fit_gpytorch_mll(SumMarginalLogLikelihood(self.model.likelihood, self.model))
+
+    def predict(self, coefficients_PN: np.ndarray) -> np.ndarray:
+        """Metrics [P, T] in their own units: the processes' means."""
+        unit_PN = torch.from_numpy(to_unit(coefficients_PN, self.box_N2))
+        with torch.no_grad(), gpytorch.settings.fast_pred_var():
+            gains_PT: Any = self.model.posterior(unit_PN).mean
+        return np.asarray(self.centre_T + self.sign_T * gains_PT.numpy() * self.spread_T)
+
+
+def to_unit(points_KN: np.ndarray, box_N2: np.ndarray) -> np.ndarray:
+    """Coefficients as points of the unit box."""
+    low_N, high_N = box_N2.T
+    return np.asarray((points_KN - low_N) / (high_N - low_N), dtype=np.float64)

@@ -1,0 +1,92 @@
+"""Rounds of Bayesian MAP: budgets, pending points, seeds, bad options."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mergecore.config import parse_config
+from mergecore.errors import InputError
+from tests.mergecore.search.test_search import drive, make, measure
+
+SMALL = {"acquisition": "hypervolume", "acquisition_options": {"draws": 16, "restarts": 1, "candidates": 16}}
+
+
+def test_the_papers_experiment_is_six_and_threes() -> None:
+    search = make("bayesian_map", samples=12)
+    sizes = []
+    while len(asked := search.ask()):
+        sizes.append(len(asked))
+        search.tell(asked, measure(asked))
+    assert sizes == [6, 3, 3]
+    assert [round_["known"] for round_ in search.rounds] == [6, 9]
+    assert search.rounds[0]["surrogates"].keys() == {"a", "b"}
+    json.dumps(search.rounds, allow_nan=False)
+
+
+@pytest.mark.parametrize(("models", "initial", "samples"), [(2, 6, 18), (3, 8, 30), (8, 18, 150)])
+def test_default_budgets(models: int, initial: int, samples: int) -> None:
+    search = make("bayesian_map", models=models)
+    assert len(search.ask()) == initial
+    assert search.budget == samples
+
+
+def test_a_small_budget_is_one_round() -> None:
+    search = make("bayesian_map", samples=4)
+    assert len(search.ask()) == 4
+    assert drive(search).ask().shape == (0, 2)
+
+
+def test_the_last_round_is_cut_to_the_budget() -> None:
+    assert len(drive(make("bayesian_map", samples=10, batch=3)).coefficients_KN) == 10
+
+
+@pytest.mark.parametrize("options", [{"acquisition": "angular_bins"}, SMALL], ids=["bins", "hypervolume"])
+def test_pending_candidates_count_as_spent_and_are_not_asked_again(options: dict[str, Any]) -> None:
+    search = make("bayesian_map", samples=11, batch=2, **options)
+    first = search.ask()
+    assert search.ask(np.zeros((1, 2))).shape == (0, 2)  # type: ignore[call-arg]
+    search.tell(first, measure(first))
+    one = search.ask()
+    two = search.ask(one)  # type: ignore[call-arg]
+    three = search.ask(np.concatenate([one, two]))  # type: ignore[call-arg]
+    assert [len(one), len(two), len(three)] == [2, 2, 1]
+    everything = np.concatenate([first, one, two, three])
+    apart = np.linalg.norm(everything[:, None] - everything, axis=2) + np.eye(len(everything))
+    assert apart.min() > 1e-3
+
+
+def test_hypervolume_rounds_repeat_and_continue_to_the_bit() -> None:
+    def asked(search: Any) -> np.ndarray:
+        return drive(search).coefficients_KN
+
+    whole = asked(make("bayesian_map", samples=10, batch=2, **SMALL))
+    assert np.array_equal(whole, asked(make("bayesian_map", samples=10, batch=2, **SMALL)))
+    continued = make("bayesian_map", samples=10, batch=2, **SMALL)
+    continued.tell(whole[:8], measure(whole[:8]))
+    assert np.array_equal(asked(continued), whole)
+    assert not np.array_equal(whole, asked(make("bayesian_map", samples=10, batch=2, seed=1, **SMALL)))
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"acquisition": "hypervolum"}, "unknown acquisition 'hypervolum'. Did you mean 'hypervolume'?"),
+        ({"acquisition_options": {"drawz": 1}}, "The acquisition 'hypervolume': search.acquisition_options.drawz"),
+        ({"acquisition": "angular_bins", "acquisition_options": {"bins": 0}}, "search.acquisition_options.bins"),
+        ({"batches": 1}, "Did you mean 'batch'?"),
+    ],
+)
+def test_bad_options_are_one_sentence(search: dict[str, Any], message: str) -> None:
+    study = {
+        "base": "b",
+        "models": [{"name": n, "source": n} for n in "ab"],
+        "tasks": [{"name": "a"}],
+        "search": {"method": "bayesian_map", **search},
+    }
+    with pytest.raises(InputError) as caught:
+        parse_config(study)
+    assert message in str(caught.value)

@@ -1,8 +1,5 @@
 """The page a run leaves: one self-contained HTML file that needs no network.
 
-The template holds no data. Everything the page shows travels as JSON and is put in by script as text, so that a
-name is never markup; a content security policy allows the page's own scripts, by their hash, and nothing else.
-
 Shapes: K evaluations, P points of the front, N models, T tasks.
 
 The page reads these keys of ``RunRecord.summary``, each of them optional, and the versions from
@@ -23,19 +20,14 @@ The page reads these keys of ``RunRecord.summary``, each of them optional, and t
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mergecore.page import fill_page
 from mergecore.run_folder import FRONT_KINDS, RunRecord, plain, to_yaml
 
 
@@ -49,22 +41,13 @@ def render_report(record: RunRecord, *, folder: str | Path | None = None) -> str
         record: the run.
         folder: where the run lies, for the command that the page offers; default ``runs/<name>``.
     """
-    data = page_data(record, folder=folder)
-    plotly, script = _plotly(), "\n".join(_resource(name) for name in _SCRIPTS)
-    parts = {
-        "hashes": " ".join(_hash(text) for text in (plotly, script)),
-        "title": html.escape(record.name),
-        "css": _resource("report_page.css"),
-        "data": _embed(data),
-        "plotly": plotly,
-        "js": script,
-    }
-    # one pass over the template: what is filled in is not searched for further placeholders
-    head, *pieces = _resource("report_page.html").split("{{")
-    for piece in pieces:
-        key, _, tail = piece.partition("}}")
-        head += parts[key] + tail
-    return head
+    return fill_page(
+        "report_page.html",
+        title=record.name,
+        data=page_data(record, folder=folder),
+        css=["report_page.css"],
+        scripts=["report_choice.js", "page_charts.js", "page_elements.js", "report_charts.js", "report_page.js"],
+    )
 
 
 def page_data(record: RunRecord, *, folder: str | Path | None = None) -> dict[str, Any]:
@@ -135,35 +118,6 @@ def correlation(record: RunRecord) -> np.ndarray:
     if varies_T.any():
         correlation_TT[np.ix_(varies_T, varies_T)] = np.corrcoef(gains_KT[:, varies_T], rowvar=False)
     return correlation_TT
-
-
-_SCRIPTS = ("report_choice.js", "report_charts.js", "report_page.js")
-
-
-@cache
-def _resource(name: str) -> str:
-    return files("mergecore").joinpath(name).read_text("utf-8")
-
-
-@cache
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs  # 5 MB of text that only a page needs
-
-    # a browser reads every line end as \n before it hashes a script
-    return get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
-
-
-@cache
-def _hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _embed(data: dict[str, Any]) -> str:
-    """JSON that cannot end the element it stands in, nor be read as markup."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for mark in "<>&\u2028\u2029":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return text
 
 
 def _figures(record: RunRecord) -> dict[str, Any]:

@@ -1,47 +1,11 @@
-/* The page: fills the template from the run's data and keeps charts, sliders and the chosen point together.
+/* The page of a run: fills the template from the run's data and keeps charts, sliders and the chosen point together.
    Names are data: they enter the page as text, never as markup. */
 
-const run = JSON.parse(document.getElementById("run-data").textContent);
-const byId = (id) => document.getElementById(id);
-const redraws = []; // every chart, drawn again when the colours or the width class change
+const run = JSON.parse(byId("run-data").textContent);
 
 run.texts = run.front.coefficients.map((_, index) => pointText(run, index));
 run.utilities = utilities(run.front[run.basis], run.tasks);
 run.verifiedUtilities = utilities(run.front.real, run.tasks);
-
-function el(tag, { text, ...attributes } = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
-  node.append(...children);
-  return node;
-}
-
-function fillTable(table, header, rows) {
-  const cell = (tag, { text, number, tag: flag, title, scope }) => {
-    const node = el(tag, { ...(number && { class: "number" }), ...(scope && { scope }) }, el("span", { class: "clamp", text, ...(title && { title }) }));
-    if (flag) node.append(el("span", { class: "tag", text: flag }));
-    return node;
-  };
-  const head = el("tr", {}, ...header.map((column) => cell("th", { scope: "col", ...column })));
-  const body = rows.map((row) => el("tr", {}, ...row.map((column, index) => cell(index ? "td" : "th", index ? column : { scope: "row", ...column }))));
-  table.replaceChildren(el("thead", {}, head), el("tbody", {}, ...body));
-}
-
-const numberCell = (value, digits) => ({ text: format(value, digits), number: true, ...(!isNumber(value) && { title: "not measured" }) });
-
-/** Draw a figure into `node` now, and again whenever the colours change; returns the function that draws it. */
-function chart(node, figure) {
-  const draw = () => {
-    const { data, layout } = figure(currentLook());
-    return Plotly.react(node, data, layout, { responsive: true, displaylogo: false, plotlyServerURL: "", showTips: false,
-      displayModeBar: matchMedia("(pointer: coarse)").matches ? false : "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "toggleSpikelines", "autoScale2d", "hoverClosestCartesian", "hoverCompareCartesian"] });
-  };
-  redraws.push(draw);
-  draw();
-  return draw;
-}
 
 function selector(label, names, value, onChange) {
   const select = el("select", {}, ...names.map((name, index) => el("option", { value: index, text: shorten(name, 60) })));
@@ -63,8 +27,6 @@ function header() {
     : "Each point is one merged model, and no point on the front can be improved on one task without losing on another. " +
       "Every point was measured on the real merged model; nothing on this front is a prediction.";
 }
-
-const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
 function tiles() {
   const figures = run.figures;
@@ -339,30 +301,5 @@ function details() {
   for (const id of ["config", "versions", "summary"]) byId(id).textContent = run.documents[id] || "Nothing is recorded.";
 }
 
-/** Run one part of the page; a fault stays in its section and says so. */
-function part(id, draw) {
-  try {
-    draw();
-  } catch (error) {
-    console.error(error);
-    const notice = el("p", { class: "problem", text: `This part could not be shown. ${error.message}` });
-    byId(id).querySelectorAll(".split, .card").forEach((node) => node.remove());
-    byId(id).append(notice);
-  }
-}
-
-const parts = [["name", header], ["figures", tiles], ["front", front], ["surrogates", surrogates], ["progress", progress],
-  ["trade-off", tradeOff], ["details", details]];
-
-/** One part after another, with a breath between them: the front can be read while the charts below are drawn. */
-function drawParts([first, ...rest]) {
-  part(...first);
-  if (rest.length) setTimeout(drawParts, 0, rest);
-  else document.body.dataset.ready = "yes";
-}
-
-drawParts(parts);
-
-const redraw = () => redraws.forEach((draw) => draw());
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-narrowPage.addEventListener("change", redraw);
+drawParts([["name", header], ["figures", tiles], ["front", front], ["surrogates", surrogates], ["progress", progress],
+  ["trade-off", tradeOff], ["details", details]]);

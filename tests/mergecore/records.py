@@ -1,4 +1,4 @@
-"""Run records for tests, small and of every shape."""
+"""Records of runs and comparisons for tests, small and of every shape."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from mergecore.compare_methods import Comparison, MethodResult, Points
 from mergecore.run_folder import EVALUATION_FACTS, RunRecord, TaskInfo, coefficient_columns, front_columns
 
 HOSTILE_NAMES = (
@@ -65,3 +66,64 @@ def make_record(
         },
         config={"name": "study", "search": {"method": "map"}},
     )
+
+
+def make_comparison(
+    *,
+    tasks: Sequence[str] = ("A", "B", "C"),
+    models: Sequence[str] = ("m", "n", "o"),
+    searches: Sequence[str] = ("map", "map + ties"),
+    merges: Sequence[str] = ("soup", "ties"),
+    bounds: Sequence[str] = ("single",),
+    missing: Sequence[str] = ("slerp",),
+    counts: Sequence[int] = (2, 3),
+    preferences: int = 4,
+    front: int = 9,
+    metric: str = "accuracy",
+    maximise: bool = True,
+    held_out: bool = True,
+    seed: int = 0,
+) -> Comparison:
+    """Random numbers for every method and number of models; with as many tasks as models the first N merge N tasks.
+
+    Of a search's ``front`` points every third is measured. ``missing`` methods are left out with a reason.
+    """
+    rng = np.random.default_rng(seed)
+    infos = [TaskInfo(name=name, metric=metric, maximise=maximise, lower=0.0, upper=1.0) for name in tasks]
+    comparison = Comparison(name="study", models=list(models), tasks=infos, config={"name": "study"})
+    comparison.summary = {"timings": {"total": 4.0}}
+
+    def points(rows: int, columns: int, T: int, *, every: int = 1, predicted: bool = False) -> Points:
+        level_RT = 0.4 + 0.4 * rng.random((rows, T))
+        real_RT = np.where(np.arange(rows)[:, None] % every == 0, level_RT, np.nan)
+        return Points(
+            coefficients=rng.random((rows, columns)),
+            predicted_RT=level_RT + 0.01 if predicted else np.full((rows, T), np.nan),
+            real_RT=real_RT,
+            test_RT=real_RT - 0.02 if held_out else np.full((rows, T), np.nan),
+        )
+
+    for count in counts:
+        indices = tuple(range(count if len(tasks) == len(models) else len(tasks)))
+        T = len(indices)
+        comparison.preferences[count] = np.vstack([np.full(T, 1 / T), rng.dirichlet(np.ones(T), size=preferences)])
+        for kind in ("real", "test"):
+            comparison.worst[count, kind], comparison.own[count, kind] = np.full(T, 0.1), np.full(T, 0.85)
+        for method in (*searches, *merges, *bounds):
+            comparison.results.append(
+                MethodResult(
+                    method=method,
+                    models=count,
+                    bound=method in bounds,
+                    columns=tuple(models[:count]),
+                    tasks=indices,
+                    chosen=points(1 + preferences, count, T, predicted=method in searches),
+                    front=points(front, count, T, every=3, predicted=True) if method in searches else None,
+                    evaluations=10 * T,
+                    seconds=2.5,
+                    build_seconds=0.5 if method in searches else float("nan"),
+                )
+            )
+        reason = "SLERP merges two models."
+        comparison.results += [MethodResult(method=name, models=count, reason=reason) for name in missing]
+    return comparison

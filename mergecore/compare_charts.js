@@ -19,7 +19,7 @@ function methodStyles(methods) {
   });
 }
 
-/** [smallest, largest] of the values that lie within three times the middle half's range of it (Tukey's outer fences). */
+/** [smallest, largest] of the values that lie within 1.5 times the middle half's range of it (Tukey's fences). */
 function nearRange(values) {
   const sorted = values.filter(isNumber).sort((a, b) => a - b);
   if (!sorted.length) return null;
@@ -29,7 +29,7 @@ function nearRange(values) {
     return sorted[low] + (place - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
   };
   const [low, high] = [quantile(0.25), quantile(0.75)];
-  return extent(sorted.filter((value) => value >= low - 3 * (high - low) && value <= high + 3 * (high - low)));
+  return extent(sorted.filter((value) => value >= low - 1.5 * (high - low) && value <= high + 1.5 * (high - low)));
 }
 
 function padded([low, high], share = 0.07) {
@@ -146,7 +146,7 @@ function parallelFigure(page, heat, entries, look, { zoom, height }) {
   const data = [];
   for (const entry of entries.filter(({ search }) => search)) {
     const rows = entry.predicted.length ? entry.predicted : entry.points;
-    data.push({ type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip", ...paths(rows), line: { color: entry.style.colour, width: 0.7 }, opacity: Math.max(0.06, Math.min(0.4, 12 / rows.length)) });
+    data.push({ type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip", ...paths(rows), line: { color: entry.style.colour, width: 0.7 }, opacity: Math.max(0.15, Math.min(0.5, 25 / rows.length)) });
   }
   if (heat.own.some(isNumber)) {
     data.push({ type: "scatter", mode: "lines", showlegend: false, ...paths([heat.own]), line: { color: look.reference, width: 2, dash: "dash" }, hoverinfo: "text", text: "<b>the single models’ own</b>" });
@@ -156,15 +156,15 @@ function parallelFigure(page, heat, entries, look, { zoom, height }) {
       line: { color: entry.style.colour, width: entry.style.width, dash: entry.style.dash }, marker: { size: entry.search ? 7 : 5, symbol: entry.style.symbol, color: entry.style.colour } });
   }
   const ended = entries.filter((entry) => isNumber(entry.equal[T - 1]));
-  const ends = endLabels(ended.map((entry) => ({ entry, y: Math.max(-0.06, Math.min(1.06, scaled(entry.equal[T - 1], T - 1))) })), T - 1, 0.1 * Math.max(1, T / 8), [-0.06, 1.06], look, height - 90);
-  const numbers = tasks.flatMap((_, t) => ranges[t].map((value, end) => ({ x: t, y: end, yanchor: end ? "bottom" : "top", yshift: end ? 8 : -8, text: format(value, 3), showarrow: false,
+  const ends = endLabels(ended.map((entry) => ({ entry, y: Math.max(-0.06, Math.min(1.06, scaled(entry.equal[T - 1], T - 1))) })), T - 1, 0.1 * Math.max(1, T / 8), [-0.06, 1], look, height - 90);
+  const numbers = tasks.flatMap((_, t) => ranges[t].map((value, end) => ({ x: t, xanchor: t < T - 1 ? "center" : "right", xshift: t < T - 1 ? 0 : 8, y: end, yanchor: end ? "bottom" : "top", yshift: end ? 8 : -8, text: format(value, 3), showarrow: false,
     font: { size: look.narrow ? 9 : 11, color: look.muted } })));
   const uprights = tasks.map((_, t) => ({ type: "line", x0: t, x1: t, y0: 0, y1: 1, layer: "below", line: { color: look.line, width: 1.5 } }));
   const layout = baseLayout(look, {
     xaxis: { tickvals: [...tasks.keys()], ticktext: tasks.map((task) => plotText(task.name, look.narrow ? 12 : 18) + (task.maximise ? "" : " ↓")), range: [-0.35, T - 0.9 + 0.1 * Math.max(1, T / 8)],
       showgrid: false, zeroline: false, automargin: true, ticklabelstandoff: 18, tickangle: T > 5 || look.narrow ? -40 : 0 },
     yaxis: { range: [-0.08, 1.08], visible: false }, shapes: [...uprights, ...ends.shapes], annotations: [...numbers, ...ends.annotations],
-    margin: { l: 20, r: look.narrow ? 78 : 130, t: 20, b: 60 },
+    margin: { l: look.narrow ? 44 : 20, r: look.narrow ? 78 : 130, t: 20, b: 60 },
   });
   return { data, layout };
 }
@@ -200,8 +200,13 @@ function sumsFigure(page, shown, look, { zoom, height }) {
   const range = padded((zoom ? nearRange(values) : extent(values)) || [0, 1], 0.05);
   const inside = shown.filter((entry) => isNumber(entry.mean.at(-1)) && entry.mean.at(-1) >= range[0] && entry.mean.at(-1) <= range[1]);
   const reach = 0.03 * (last - first);
+  const earlier = shown.flatMap((entry) => { // those that end before the last number of models
+    const place = entry.mean.findLastIndex(isNumber);
+    return place < 0 || place === page.counts.length - 1 ? [] : [{ x: page.counts[place], y: entry.mean[place], text: plotText(entry.name, labelLimit(look)), showarrow: false, xanchor: "left",
+      xshift: 6, font: { size: look.narrow ? 9 : 11, color: entry.style.colour } }];
+  });
   const ends = endLabels(inside.map((entry) => ({ entry, y: entry.mean.at(-1) })), last, reach, range, look, height - 70);
-  return { data, layout: baseLayout(look, { ...ends, margin: { l: 64, r: look.narrow ? 78 : 130, t: 14, b: 50 },
+  return { data, layout: baseLayout(look, { shapes: ends.shapes, annotations: [...ends.annotations, ...earlier], margin: { l: 64, r: look.narrow ? 78 : 130, t: 14, b: 50 },
     xaxis: axis(look, "number of models", { tickvals: page.counts, range: [first - 0.04 * (last - first), last + reach] }),
     yaxis: axis(look, page.alike ? `weighted sum (${plotText(page.tasks[0].metric, 20)})` : "weighted sum of shares", { range }) }) };
 }

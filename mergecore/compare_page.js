@@ -184,7 +184,7 @@ function accuracy() {
 /** How the columns of the measures are written; `plain` ones have no best in bold. */
 const MEASURES = {
   points: { text: "Points", better: 1, plain: true, write: (value) => format(value, 0), title: "different models measured" },
-  hypervolume: { text: "Hypervolume", better: 1, title: "beyond the worst of the single models on each task" },
+  hypervolume: { text: "Hypervolume", better: 1, write: (value) => format(value, Math.abs(value) < 0.1 ? 6 : 4), title: "beyond the worst of the single models on each task" },
   GD: { text: "GD", better: -1, title: "mean distance of its points from the best points of all methods" },
   IGD: { text: "IGD", better: -1, title: "mean distance of the best points of all methods from its points" },
   "IGD+": { text: "IGD+", better: -1, title: "as IGD, counting only what it lacks" },
@@ -210,7 +210,7 @@ function measures() {
 function sums() {
   const kinds = page.alike ? "metrics" : "shares of the single models' own metric";
   byId("sums-note").textContent = `The preference-weighted sum of the ${kinds}, mean ± standard deviation over ${count(page.preferences, "preference")} drawn at random; each method chooses anew for each preference.`;
-  const cell = (mean, std) => ({ ...valueCell(mean), ...(isNumber(mean) && { text: `${format(mean)} ± ${format(std)}` }) });
+  const cell = (mean, std) => ({ ...valueCell(mean), ...(isNumber(mean) && { text: `${format(mean)} ± ${std.toFixed(4)}` }) });
   const columns = [{ text: "Method", better: 0 }, ...page.counts.map((models) => ({ text: count(models, "model"), better: 1 }))];
   sortableTable(byId("sums-table"), columns, page.methods.map((method, index) => ({ bound: method.bound,
     cells: [nameCell(method.name), ...page.counts.map((_, c) => cell(page.sums.mean[index][c], page.sums.std[index][c]))] })));

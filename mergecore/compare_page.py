@@ -82,20 +82,12 @@ def headline(comparison: Comparison) -> list[str]:
         return ["No merge gave a result."]
     what = f"average {comparison.tasks[0].metric}" if tasks_alike(comparison) else "share of the single models' metrics"
     best, over = _best(equal), _best(drawn)
-    where, preferred = f"With {count} models,", f"over {len(comparison.preferences[count]) - 1} preferences"
-    if not over:
-        sentences = [f"{where} {best} has the best {what} at equal preference ({max(equal.values()):.4f})."]
-    elif best == over:
-        sentences = [
-            f"{where} {best} has the best {what} at equal preference ({max(equal.values()):.4f}) and the best "
-            f"weighted sum {preferred} ({max(drawn.values()):.4f} on average)."
-        ]
-    else:
-        sentences = [
-            f"{where} {best} has the best {what} at equal preference ({max(equal.values()):.4f}), and {over} the best "
-            f"weighted sum {preferred} ({max(drawn.values()):.4f} on average)."
-        ]
-    return sentences + _of_map(comparison, equal, drawn, kind)
+    sentence = f"With {count} models, {best} has the best {what} at equal preference ({max(equal.values()):.4f})"
+    if over:
+        who = "and" if over == best else f"and {over}"
+        preferred = f"over {len(comparison.preferences[count]) - 1} preferences"
+        sentence += f" {who} the best weighted sum {preferred} ({max(drawn.values()):.4f} on average)"
+    return [f"{sentence}.", *_of_map(comparison, equal, drawn, kind)]
 
 
 def _of_map(comparison: Comparison, equal: dict[str, float], drawn: dict[str, float], kind: Kind) -> list[str]:
@@ -109,7 +101,7 @@ def _of_map(comparison: Comparison, equal: dict[str, float], drawn: dict[str, fl
     entered = [standing for standing in ranked if "map" in standing]
     if len(entered) > 1:
         first = sum(standing["map"] == max(standing.values()) for standing in entered)
-        sentences.append(f"map has the best weighted sum for {first} of {len(entered)} numbers of models.")
+        sentences.append(f"map's weighted sum is the best for {first or 'none'} of {len(entered)} numbers of models.")
     return sentences
 
 

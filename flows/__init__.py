@@ -9,6 +9,7 @@ FLOWS = Registry(
     {
         "map": "flows.map:map_flow",
         "bayesian_map": "flows.bayesian_map:bayesian_map_flow",
+        "nested_map": "flows.nested_map:nested_map_flow",
         "direct": "flows.direct:direct_flow",
     },
 )

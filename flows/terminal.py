@@ -56,6 +56,7 @@ def _foreign_logs_to(log: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in (*FOREIGN_LOGGERS, "py.warnings")]
     logging.captureWarnings(True)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it would report that there is no GPU
     for logger in loggers:
         logger.addHandler(handler)
     logging.getLogger("py.warnings").propagate = False

@@ -156,6 +156,7 @@ def objectives_of(config: StudyConfig) -> Objectives:
         maximise=tuple(task.maximise for task in config.tasks),
         lower=tuple(task.bounds[0] for task in config.tasks),
         upper=tuple(task.bounds[1] for task in config.tasks),
+        owners=config.owners,
     )
 
 

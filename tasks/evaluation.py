@@ -26,12 +26,13 @@ class Evaluations:
 
     Attributes:
         coefficients_KN: the candidates, in the order they were asked for.
-        metrics_KM: one column a measured task; NaN where the evaluation failed.
+        metrics_KM: one column a measured task; NaN where the evaluation failed or was not wanted.
         noise_KM: standard errors; NaN where unknown.
         seconds_K: evaluation time, all tasks together.
         workers: who evaluated each candidate.
         reasons: why it failed, empty when it did not.
         fresh: passes over a task's data done now; all others were known.
+        wanted_KM: which metrics were wanted.
     """
 
     coefficients_KN: np.ndarray
@@ -41,20 +42,39 @@ class Evaluations:
     workers: list[str]
     reasons: list[str]
     fresh: int
+    wanted_KM: np.ndarray
 
 
 @task(name="evaluate", task_run_name="evaluate {label}", cache_policy=NO_CACHE)
-def evaluate(run: Run, coefficients_KN: np.ndarray, measured: list[int], *, label: str) -> Evaluations:
+def evaluate(
+    run: Run,
+    coefficients_KN: np.ndarray,
+    measured: list[int],
+    *,
+    label: str,
+    wanted_KM: np.ndarray | None = None,
+) -> Evaluations:
     """Metrics of every candidate on every measured task, from the ledger or from the workers.
 
     A result is durable before it counts. Failures are results too, with a reason; an earlier run's failures are tried
     again only when the config says so.
 
+    Args:
+        run: in progress.
+        coefficients_KN: the candidates.
+        measured: indices into ``run.study.measured``.
+        label: what is being evaluated, for people.
+        wanted_KM: which metrics are wanted, if not all; the others are not evaluated.
+
     Raises:
         InputError: some task failed on every candidate; the first reason is given.
     """
     study = run.study
-    keys = [[study.evaluation_key(c, m) for m in measured] for c in coefficients_KN]
+    wanted = np.ones((len(coefficients_KN), len(measured)), dtype=bool) if wanted_KM is None else wanted_KM
+    keys = [
+        [study.evaluation_key(c, m) if want else None for m, want in zip(measured, row, strict=True)]
+        for c, row in zip(coefficients_KN, wanted, strict=True)
+    ]
     with run.stage("evaluate"), Ledger(study.ledger_path) as ledger:
         known = _lookup(ledger, study, keys, measured)
         if study.config.execution.retry_failed:
@@ -78,30 +98,33 @@ def evaluate(run: Run, coefficients_KN: np.ndarray, measured: list[int], *, labe
     return _table(study, coefficients_KN, keys, facts, measured, sum(len(job.measured) for job in jobs))
 
 
+Keys = list[list[str | None]]
+"""Content keys, a row a candidate and a column a measured task; None where it is not wanted."""
 Facts = dict[tuple[str, str], Fact]
 """(content key, metric) to fact: tasks that differ by metric only share one pass over the data, and its key."""
 
 
-def _lookup(ledger: Ledger, study: Study, keys: list[list[str]], measured: list[int]) -> Facts:
+def _lookup(ledger: Ledger, study: Study, keys: Keys, measured: list[int]) -> Facts:
     found: Facts = {}
     for column, m in enumerate(measured):
         metric = study.measured[m].task.metric
-        found |= {(key, metric): fact for key, fact in ledger.find((row[column] for row in keys), metric).items()}
+        wanted = [key for row in keys if (key := row[column]) is not None]
+        found |= {(key, metric): fact for key, fact in ledger.find(wanted, metric).items()}
     return found
 
 
-def _missing(
-    study: Study, coefficients_KN: np.ndarray, keys: list[list[str]], measured: list[int], known: Facts
-) -> list[Job]:
+def _missing(study: Study, coefficients_KN: np.ndarray, keys: Keys, measured: list[int], known: Facts) -> list[Job]:
     """What the ledger does not know, each candidate and each pass over the data once."""
-    jobs: dict[tuple[float, ...], Job] = {}
+    unknown: dict[tuple[float, ...], dict[str, int]] = {}
     for c, row in zip(coefficients_KN.tolist(), keys, strict=True):
         wanted = {
-            key: m for m, key in zip(measured, row, strict=True) if (key, study.measured[m].task.metric) not in known
+            key: m
+            for m, key in zip(measured, row, strict=True)
+            if key is not None and (key, study.measured[m].task.metric) not in known
         }
         if wanted:
-            jobs.setdefault(tuple(c), Job(tuple(c), tuple(sorted(wanted.values()))))
-    return list(jobs.values())
+            unknown.setdefault(tuple(c), {}).update(wanted)
+    return [Job(c, tuple(sorted(passes.values()))) for c, passes in unknown.items()]
 
 
 def _metrics_of(study: Study, m: int, measured: list[int]) -> set[str]:
@@ -127,7 +150,7 @@ def _fact(study: Study, job: Job, m: int, outcome: Outcome, worker: str) -> Fact
 def _table(
     study: Study,
     coefficients_KN: np.ndarray,
-    keys: list[list[str]],
+    keys: Keys,
     facts: Facts,
     measured: list[int],
     fresh: int,
@@ -137,18 +160,25 @@ def _table(
     seconds = np.zeros(len(keys))
     workers, reasons = [], []
     for k, row in enumerate(keys):
-        passes = {key: facts[key, study.measured[m].task.metric] for m, key in zip(measured, row, strict=True)}
+        passes = {
+            key: facts[key, study.measured[m].task.metric]
+            for m, key in zip(measured, row, strict=True)
+            if key is not None
+        }
         seconds[k] = sum(fact.seconds for fact in passes.values())
-        workers.append(passes[row[0]].worker)
+        workers.append(next((fact.worker for fact in passes.values()), ""))
         reasons.append("; ".join(f"{fact.task}: {fact.reason}" for fact in passes.values() if fact.reason))
         for column, m in enumerate(measured):
-            name = study.measured[m].task.metric
-            metrics[k, column] = facts[row[column], name].metrics.get(name, np.nan)
-            noise[k, column] = facts[row[column], name].noise.get(name, np.nan)
+            if (key := row[column]) is not None:
+                name = study.measured[m].task.metric
+                metrics[k, column] = facts[key, name].metrics.get(name, np.nan)
+                noise[k, column] = facts[key, name].noise.get(name, np.nan)
     for column, m in enumerate(measured):
-        if len(keys) and not np.isfinite(metrics[:, column]).any():
-            reason = facts[keys[0][column], study.measured[m].task.metric].reason.rstrip(".")
+        first = next((key for row in keys if (key := row[column]) is not None), None)
+        if first is not None and not np.isfinite(metrics[:, column]).any():
+            reason = facts[first, study.measured[m].task.metric].reason.rstrip(".")
             raise InputError(
                 f"No evaluation of the task {study.measured[m].label!r} succeeded; the first one: {reason}."
             )
-    return Evaluations(coefficients_KN, metrics, noise, seconds, workers, reasons, fresh)
+    wanted = np.array([[key is not None for key in row] for row in keys]).reshape(metrics.shape)
+    return Evaluations(coefficients_KN, metrics, noise, seconds, workers, reasons, fresh, wanted)

@@ -140,15 +140,19 @@ def _surrogates(tasks: tuple[str, ...], front: Front) -> dict[str, dict[str, Any
 
 def _counts(rounds: list[Evaluations], held_out: Evaluations | None) -> dict[str, Any]:
     """(coefficient vector, task) pairs on the data of the search; held-out pairs apart."""
-    keys = {tuple(c) for found in rounds for c in found.coefficients_KN.tolist()}
-    tasks = rounds[0].metrics_KM.shape[1]
+    rows = [
+        (tuple(c), wanted_M)
+        for found in rounds
+        for c, wanted_M in zip(found.coefficients_KN.tolist(), found.wanted_KM, strict=True)
+    ]
+    pairs = {(c, int(t)) for c, wanted_M in rows for t in np.flatnonzero(wanted_M)}
     fresh = sum(found.fresh for found in rounds)
     return {
-        "coefficient_vectors": len(keys),
-        "pairs": len(keys) * tasks,
+        "coefficient_vectors": len({c for c, _ in rows}),
+        "pairs": len(pairs),
         "new_pairs": fresh,
-        "known_pairs": len(keys) * tasks - fresh,
-        "failed": int(sum(np.isnan(found.metrics_KM).sum() for found in rounds)),
+        "known_pairs": len(pairs) - fresh,
+        "failed": int(sum((np.isnan(found.metrics_KM) & found.wanted_KM).sum() for found in rounds)),
         "held_out_pairs": 0 if held_out is None else int(held_out.metrics_KM.size),
         "share_of_data": 1.0,
     }

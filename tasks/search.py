@@ -22,7 +22,7 @@ def evaluate_rounds(run: Run, search: Search) -> list[Evaluations]:
     rounds: list[Evaluations] = []
     while len(asked_KN := search.ask()):
         label = f"round {len(rounds)}"
-        found = evaluate(run, asked_KN, run.study.search_tasks, label=label)
+        found = evaluate(run, asked_KN, run.study.search_tasks, label=label, wanted_KM=search.wanted_KT)
         search.tell(found.coefficients_KN, found.metrics_KM, found.noise_KM)
         log_round(run, label, found)
         rounds.append(found)

@@ -10,6 +10,7 @@ SEARCHES = Registry(
     {
         "map": "mergecore.search.map:MapSearch",
         "bayesian_map": "mergecore.search.bayesian_map:BayesianMapSearch",
+        "nested_map": "mergecore.search.nested_map:NestedMapSearch",
         "direct": "mergecore.search.direct:DirectSearch",
     },
 )

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Objectives:
-    """The T objectives: names, whether more is better, and ranges (None is unbounded)."""
+    """The T objectives: names, whether more is better, and ranges (None is unbounded).
+
+    ``owners`` names for each the model that was fine-tuned for it, by its number, or None; empty when nobody asks.
+    """
 
     names: tuple[str, ...]
     maximise: tuple[bool, ...]
     lower: tuple[float | None, ...]
     upper: tuple[float | None, ...]
+    owners: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Search(ABC):
 
     Attributes:
         coefficients_KN, metrics_KT, noise_KT: what was told.
+        wanted_KT: which metrics of the candidates asked for last are wanted; None when all are.
         rounds: for each ``ask`` that depended on what was told, how much was known and what led to the proposals, as
             JSON values; kept with the run.
     """
@@ -95,6 +100,7 @@ class Search(ABC):
         self.coefficients_KN = np.empty((0, models))
         self.metrics_KT = np.empty((0, len(objectives.names)))
         self.noise_KT = np.empty((0, len(objectives.names)))
+        self.wanted_KT: np.ndarray | None = None
         self.rounds: list[dict[str, Any]] = []
 
     @property
@@ -123,7 +129,7 @@ class Search(ABC):
 
         Args:
             coefficients_KN: [K, N].
-            metrics_KT: [K, T]; NaN marks a metric that could not be measured.
+            metrics_KT: [K, T]; NaN marks a metric that could not be measured, or was not wanted.
             noise_KT: their standard errors [K, T], NaN where unknown; all unknown by default.
         """
         c, m = np.asarray(coefficients_KN, dtype=np.float64), np.asarray(metrics_KT, dtype=np.float64)

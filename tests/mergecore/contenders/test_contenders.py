@@ -12,7 +12,7 @@ from mergecore.contenders.searched import Searched
 from mergecore.errors import InputError, NumericalError
 from mergecore.search import SEARCHES, Objectives
 
-GOALS = Objectives(("x", "y"), (True, True), (None, None), (None, None))
+GOALS = Objectives(("x", "y"), (True, True), (None, None), (None, None), (0, 1))
 PREFERENCES = np.array([[0.5, 0.5], [0.9, 0.1], [0.0, 1.0]])
 SMALL = FrontConfig(population=24, generations=20)
 
@@ -67,6 +67,7 @@ GOLDEN = {
     "single": [[1.0, 0.0], [0.0, 1.0]],
     # the maximum of 0.9 x + 0.1 y: c_0 = 0.63 / 0.93, c_1 = 0.07 / 0.37
     "map": [0.6774, 0.1892],
+    "nested_map": [0.6774, 0.1892],
     "bayesian_map": [0.6774, 0.1892],
     "direct": [0.6774, 0.1892],
 }

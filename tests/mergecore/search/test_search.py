@@ -15,7 +15,7 @@ from mergecore.errors import InputError, NumericalError
 from mergecore.fronts.dominance import non_dominated
 from mergecore.search import SEARCHES, Objectives, Search
 
-TWO = Objectives(("a", "b"), (True, False), (0.0, 0.0), (1.0, None))
+TWO = Objectives(("a", "b"), (True, False), (0.0, 0.0), (1.0, None), (0, 1))
 QUICK = FrontConfig(population=40, generations=40)
 
 
@@ -26,7 +26,10 @@ def measure(c_KN: np.ndarray) -> np.ndarray:
     return np.column_stack([a, b])
 
 
-QUICK_OPTIONS: dict[str, dict[str, Any]] = {"bayesian_map": {"acquisition": "angular_bins"}}
+QUICK_OPTIONS: dict[str, dict[str, Any]] = {
+    "bayesian_map": {"acquisition": "angular_bins"},
+    "nested_map": {"order": "given"},
+}
 """Options that keep the contract's tests short."""
 
 
@@ -53,6 +56,8 @@ class TestContract:
         assert len(np.unique(search.coefficients_KN, axis=0)) == 25
 
     def test_starts_with_base_and_single_models(self, name: str) -> None:
+        if name == "nested_map":
+            pytest.skip("three models need three tasks; see its own tests")
         asked = make(name, models=3, samples=20).ask()  # in the first round
         assert {(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)} <= {tuple(row) for row in asked.tolist()}
 
@@ -106,8 +111,9 @@ class TestContract:
         script = (
             "from mergecore.search import SEARCHES, Objectives\n"
             f"cls = SEARCHES.get({name!r})\n"
-            f"o = Objectives(('a', 'b'), (True, False), (0.0, 0.0), (1.0, None))\n"
-            f"s = cls(cls.Options(method={name!r}, samples=15, seed=9), models=2, objectives=o)\n"
+            f"o = Objectives(('a', 'b'), (True, False), (0.0, 0.0), (1.0, None), (0, 1))\n"
+            f"options = cls.Options(method={name!r}, samples=15, seed=9, **{QUICK_OPTIONS.get(name, {})})\n"
+            "s = cls(options, models=2, objectives=o)\n"
             "print([[x.hex() for x in row] for row in s.ask().tolist()])"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

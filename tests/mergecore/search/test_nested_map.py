@@ -1,0 +1,209 @@
+"""Nested MAP: exact counts, what is merged with what, flat coefficients, resuming in the middle of a level."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mergecore.config import FrontConfig
+from mergecore.errors import InputError
+from mergecore.search import SEARCHES, Objectives
+from mergecore.search.nested_map import NestedMapSearch
+
+SMALL = FrontConfig(population=40, generations=30)
+
+
+def goals(models: int, maximise: bool = True) -> Objectives:
+    return Objectives(
+        tuple(f"t{n}" for n in range(models)),
+        (maximise,) * models,
+        (0.0,) * models,
+        (1.0 if maximise else None,) * models,
+        tuple(range(models)),
+    )
+
+
+def make(models: int, objectives: Objectives | None = None, **options: Any) -> NestedMapSearch:
+    cls = SEARCHES.get("nested_map")
+    made: NestedMapSearch = cls(cls.Options(**options), models=models, objectives=objectives or goals(models))
+    return made
+
+
+def measure(c_KN: np.ndarray) -> np.ndarray:
+    """Each task wants its own model at 0.8 and suffers from the others, the more the farther they are."""
+    N = c_KN.shape[1]
+    harm_NN = 0.1 * np.abs(np.subtract.outer(np.arange(N), np.arange(N))) / N
+    return 0.95 * np.exp(-(0.6 * (c_KN - 0.8) ** 2 + (c_KN @ harm_NN) ** 2))
+
+
+def drive(search: NestedMapSearch, steps: int | None = None) -> tuple[int, set[tuple[tuple[float, ...], int]]]:
+    """Answer only what is wanted; how many pairs were wanted, and which different ones."""
+    wanted, distinct = 0, set()
+    for _ in itertools.count() if steps is None else range(steps):
+        asked = search.ask()
+        if not len(asked):
+            break
+        assert search.wanted_KT is not None
+        wanted += int(search.wanted_KT.sum())
+        distinct |= {
+            (tuple(c), t) for c, w in zip(asked.tolist(), search.wanted_KT, strict=True) for t in np.flatnonzero(w)
+        }
+        search.tell(asked, np.where(search.wanted_KT, measure(asked), np.nan))
+    return wanted, distinct
+
+
+@pytest.mark.parametrize(("models", "times"), [(2, 2), (3, 5), (4, 8), (5, 12), (6, 16), (7, 20), (8, 24), (9, 29)])
+def test_evaluations_are_exactly_those_of_the_formula(models: int, times: int) -> None:
+    wanted, distinct = drive(make(models, order="given"))
+    assert wanted == len(distinct) == 20 * times
+    if models in (2, 4, 8):
+        assert wanted == 20 * models * np.log2(models)  # 480 for eight
+    assert sum(round_["evaluations"] for round_ in make_and_drive(models).rounds) == wanted
+
+
+def make_and_drive(models: int, **options: Any) -> NestedMapSearch:
+    search = make(models, **{"order": "given", **options})
+    drive(search)
+    return search
+
+
+@pytest.mark.parametrize("models", [2, 4, 8])
+def test_closeness_costs_nothing_beyond_the_samples(models: int) -> None:
+    _, distinct = drive(make(models))
+    assert len(distinct) == 20 * models * np.log2(models)
+
+
+@pytest.mark.parametrize("models", [3, 5])
+def test_an_odd_model_out_costs_one_evaluation_by_closeness(models: int) -> None:
+    search = make(models)
+    _, distinct = drive(search)
+    assert len(distinct) == sum(round_["evaluations"] for round_ in search.rounds) + 1
+
+
+def test_a_pair_is_measured_on_its_own_tasks() -> None:
+    search = make(4, order="given", samples=6)
+    asked = search.ask()
+    assert asked.shape == (12, 4)
+    assert search.wanted_KT is not None
+    assert search.wanted_KT.tolist() == [[True, True, False, False]] * 6 + [[False, False, True, True]] * 6
+    assert (asked[:6, 2:] == 0).all()
+    assert (asked[6:, :2] == 0).all()
+
+
+def test_given_order_pairs_neighbours() -> None:
+    assert [round_["pair"] for round_ in make_and_drive(5).rounds] == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4", "(0+1)"],
+        ["(2+3)", "(4+(0+1))"],
+    ]
+
+
+def test_closest_scores_are_paired() -> None:
+    search = make(4)
+    asked = search.ask()
+    assert np.array_equal(asked, np.eye(4))
+    assert search.wanted_KT is not None
+    assert np.array_equal(search.wanted_KT, np.eye(4, dtype=bool))
+    search.tell(asked, np.where(np.eye(4) > 0, np.diag([0.5, 0.9, 0.52, 0.8]), np.nan))
+    drive(search)
+    assert [round_["pair"] for round_ in search.rounds[:2]] == [["0", "2"], ["1", "3"]]
+
+
+def test_clustering_pairs_models_that_measure_alike() -> None:
+    search = make(4, order="clustering")
+    asked = search.ask()
+    assert search.wanted_KT is not None
+    assert search.wanted_KT.all()
+    alike = np.array([[0.9, 0.1, 0.1, 0.8], [0.1, 0.9, 0.8, 0.1], [0.1, 0.85, 0.8, 0.1], [0.9, 0.15, 0.1, 0.8]])
+    search.tell(asked, alike)
+    drive(search)
+    assert sorted(map(sorted, (round_["pair"] for round_ in search.rounds[:2]))) == [["0", "3"], ["1", "2"]]
+
+
+def test_the_result_is_flat_and_its_front_is_predicted_well() -> None:
+    search = make_and_drive(4)
+    front = search.front(SMALL)
+    np.testing.assert_allclose(front.predicted_PT, measure(front.coefficients_PN), atol=0.06)
+    chosen = np.array(search.rounds[-1]["coefficients"])
+    equal = measure(front.coefficients_PN).mean(axis=1)
+    assert measure(chosen[None]).mean() >= equal.max() - 0.01
+    # every point of the last front is a multiple of what its two sides chose
+    sides = [np.array(round_["coefficients"]) for round_ in search.rounds[:2]]
+    _, residual, *_ = np.linalg.lstsq(np.stack(sides, axis=1), front.coefficients_PN.T, rcond=None)
+    np.testing.assert_allclose(residual, 0, atol=1e-20)
+
+
+def test_preferences_pull_the_result_to_their_task() -> None:
+    def reached(**prefer: float) -> np.ndarray:
+        return measure(np.array(make_and_drive(4, prefer=prefer).rounds[-1]["coefficients"])[None])[0]
+
+    assert reached(t0=1.0)[0] > reached(t3=1.0)[0] + 0.02
+    assert reached(t3=1.0)[3] > reached(t0=1.0)[3] + 0.02
+
+
+def test_metrics_to_minimise() -> None:
+    search = make(2, goals(2, maximise=False), order="given")
+    asked = search.ask()
+    search.tell(asked, 3 - 2 * measure(asked))
+    assert not len(search.ask())
+    best = np.array(search.rounds[-1]["coefficients"])
+    assert measure(best[None]).mean() > measure(asked).mean(axis=1).max() - 0.01
+
+
+def test_the_polish_looks_around_the_result() -> None:
+    plain = make_and_drive(4)
+    search = make_and_drive(4, polish=30)
+    assert len(search.coefficients_KN) == len(plain.coefficients_KN) + 30
+    around = search.coefficients_KN[-30:] - np.array(plain.rounds[-1]["coefficients"])
+    assert np.ptp(around, axis=0).max() <= 0.3
+    front = search.front(SMALL)
+    assert len(front.fits) == 4
+    sums = [measure(found.front(SMALL).coefficients_PN).mean(axis=1).max() for found in (plain, search)]
+    assert sums[1] >= sums[0] - 0.002
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_killed_search_goes_on_as_it_would_have(steps: int) -> None:
+    whole, begun = make(5), make(5)
+    drive(whole)
+    drive(begun, steps)
+    continued = make(5)
+    continued.restore(json.loads(json.dumps(begun.state())))
+    drive(continued)
+    assert np.array_equal(continued.coefficients_KN, whole.coefficients_KN)
+    assert continued.rounds == whole.rounds
+
+
+def test_several_tasks_of_one_model_stay_together() -> None:
+    objectives = Objectives(("a", "b", "c"), (True,) * 3, (0.0,) * 3, (1.0,) * 3, (0, 1, 0))
+    search = make(2, objectives, order="given")
+    search.ask()
+    assert search.wanted_KT is not None
+    assert search.wanted_KT.all()
+
+
+@pytest.mark.parametrize(
+    ("objectives", "options", "message"),
+    [
+        (Objectives(("a", "b"), (True,) * 2, (0.0,) * 2, (1.0,) * 2, (0, 0)), {}, "needs a task for each model"),
+        (Objectives(("a", "b"), (True,) * 2, (0.0,) * 2, (1.0,) * 2, (0, None)), {}, "needs a task for each model"),
+        (None, {"prefer": {"t": 1.0}}, "names no task 't'"),
+        (None, {"prefer": {"t0": -1.0}}, "must be weights from 0"),
+        (None, {"prefer": {"t0": 0.0}}, "must be weights from 0"),
+    ],
+)
+def test_what_cannot_be_nested(objectives: Objectives | None, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(2, objectives, **options)
+
+
+def test_the_front_needs_the_last_pair() -> None:
+    search = make(4)
+    drive(search, 1)
+    with pytest.raises(InputError, match="has not reached its last pair"):
+        search.front(SMALL)

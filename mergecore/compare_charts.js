@@ -37,12 +37,12 @@ function padded([low, high], share = 0.07) {
   return [low - pad, high + pad];
 }
 
-/** The values that a chart of these entries must hold on the heat's task t. */
+/** [smallest, largest] that a chart of these entries must hold on the heat's task t; the single models' level is always in. */
 function taskRange(heat, entries, t, { zoom, fronts }) {
-  const choices = entries.map((entry) => entry.equal[t]).concat(heat.own[t] ?? []);
+  const choices = entries.map((entry) => entry.equal[t]);
   const range = zoom ? nearRange(choices) : extent(choices);
   const rows = fronts ? entries.filter((entry) => entry.search).flatMap((entry) => entry.points.concat(entry.predicted)) : [];
-  return extent([...(range || []), ...rows.map((row) => row[t])]);
+  return extent([...(range || []), heat.own[t], ...rows.map((row) => row[t])]);
 }
 
 /** Whether some choice lies so far off that charts leave it out unless asked. */

@@ -20,7 +20,7 @@ function header() {
   byId("sentence").textContent = page.sentences[0];
   byId("standing").textContent = page.sentences.slice(1).join(" ");
   byId("how-to-read").textContent = `All numbers were measured on real merged models, on ${page.kind}. Coefficients are chosen on the data of the search. ` +
-    "Methods that merge nothing, such as the single models, are bounds and stand apart.";
+    "Methods that merge nothing, such as the single models, are upper bounds and stand apart.";
 }
 
 function heats() {
@@ -84,7 +84,7 @@ function switches(heat) {
     return el("label", { class: present.has(index) ? "switch" : "switch absent", title: method.name }, box, swatch(styles[index]), el("span", { class: "clamp", text: method.name }),
       ...(present.has(index) ? [] : [el("span", { class: "absence", text: "no result" })]));
   };
-  const groups = [["Searched fronts", ({ search, bound }) => search && !bound], ["Merges", ({ search, bound }) => !search && !bound], ["Bounds", ({ bound }) => bound]];
+  const groups = [["Searched fronts", ({ search, bound }) => search && !bound], ["Merges", ({ search, bound }) => !search && !bound], ["Upper bounds", ({ bound }) => bound]];
   const rows = groups.flatMap(([title, belongs]) => {
     const labels = page.methods.flatMap((method, index) => (belongs(method) ? [row(method, index)] : []));
     return labels.length ? [el("h4", { text: title }), ...labels] : [];
@@ -140,7 +140,7 @@ function sortableTable(table, columns, rows) {
     const ordered = (bound) => rows.filter((row) => Boolean(row.bound) === bound).sort(compare).map(cells);
     bodies[0].replaceChildren(...ordered(false));
     const bounds = ordered(true);
-    bodies[1].replaceChildren(...(bounds.length ? [el("tr", {}, el("th", { class: "group", colspan: columns.length, scope: "rowgroup", text: "Bounds" })), ...bounds] : []));
+    bodies[1].replaceChildren(...(bounds.length ? [el("tr", {}, el("th", { class: "group", colspan: columns.length, scope: "rowgroup", text: "Upper bounds" })), ...bounds] : []));
   };
   const heads = columns.map((column, c) => {
     const button = el("button", { type: "button", class: "sorter", ...(column.title && { title: column.title }) }, el("span", { class: "clamp", text: column.text }));
@@ -173,12 +173,13 @@ function accuracy() {
   const heat = heatOf(state.heat);
   byId("accuracy-title").textContent = `Each task at equal preference, ${count(page.counts[state.heat], "model")}`;
   byId("accuracy-note").textContent = "A column's best merge is bold. A click on a heading sorts." +
-    (page.alike ? "" : " The last column is the average share of the single models' own metric: at 1 a merge is as good as they are.");
+    (page.alike || heat.tasks.length < 2 ? "" : " The last column is the average share of the single models' own metric: at 1 a merge is as good as they are.");
+  const several = heat.tasks.length > 1;
   const columns = [{ text: "Method", better: 0 },
     ...heat.tasks.map((t) => page.tasks[t]).map((task) => ({ text: task.name + (task.maximise ? "" : " ↓"), title: `${task.name}: ${task.metric}, ${better(task)}`, better: task.maximise ? 1 : -1 })),
-    { text: page.alike ? "Average" : "Average share", better: 1 }];
+    ...(several ? [{ text: page.alike ? "Average" : "Average share", better: 1 }] : [])];
   sortableTable(byId("accuracy-table"), columns, heat.results.map((result) => ({ bound: page.methods[result.method].bound,
-    cells: [nameCell(page.methods[result.method].name), ...result.equal.map(valueCell), valueCell(result.average)] })));
+    cells: [nameCell(page.methods[result.method].name), ...result.equal.map(valueCell), ...(several ? [valueCell(result.average)] : [])] })));
 }
 
 /** How the columns of the measures are written; `plain` ones have no best in bold. */
@@ -209,7 +210,7 @@ function measures() {
 
 function sums() {
   const kinds = page.alike ? "metrics" : "shares of the single models' own metric";
-  byId("sums-note").textContent = `The preference-weighted sum of the ${kinds}, mean ± standard deviation over ${count(page.preferences, "preference")} drawn at random; each method chooses anew for each preference.`;
+  byId("sums-note").textContent = `The preference-weighted sum of the ${kinds}, mean ± standard deviation over ${count(page.preferences, "preference")} drawn at random; each method chooses anew for each preference. The methods shown above are those of this chart, too.`;
   const cell = (mean, std) => ({ ...valueCell(mean), ...(isNumber(mean) && { text: `${format(mean)} ± ${std.toFixed(4)}` }) });
   const columns = [{ text: "Method", better: 0 }, ...page.counts.map((models) => ({ text: count(models, "model"), better: 1 }))];
   sortableTable(byId("sums-table"), columns, page.methods.map((method, index) => ({ bound: method.bound,

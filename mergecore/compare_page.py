@@ -84,9 +84,9 @@ def headline(comparison: Comparison) -> list[str]:
     best, over = _best(equal), _best(drawn)
     sentence = f"With {count} models, {best} has the best {what} at equal preference ({max(equal.values()):.4f})"
     if over:
-        who = "and" if over == best else f"and {over}"
+        who = " and" if over == best else f", and {over}"
         preferred = f"over {len(comparison.preferences[count]) - 1} preferences"
-        sentence += f" {who} the best weighted sum {preferred} ({max(drawn.values()):.4f} on average)"
+        sentence += f"{who} the best weighted sum {preferred} ({max(drawn.values()):.4f} on average)"
     return [f"{sentence}.", *_of_map(comparison, equal, drawn, kind)]
 
 

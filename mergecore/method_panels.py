@@ -122,25 +122,18 @@ def _scatter_panel(
     choices_RT = np.array([entrant.equal_T for entrant in entrants])
     for entrant in entrants:
         style: dict[str, Any] = {"s": 14, "linewidths": 0.7, "edgecolors": entrant.color}
-        axes.scatter(
-            entrant.predicted_PT[:, 0], entrant.predicted_PT[:, 1], facecolors="none", alpha=0.35, zorder=2, **style
-        )
+        (x, y), (measured_x, measured_y) = entrant.predicted_PT.T, entrant.points_PT.T
+        axes.scatter(x, y, facecolors="none", alpha=0.35, zorder=2, **style)
         if entrant.searched:
-            axes.scatter(
-                entrant.points_PT[:, 0],
-                entrant.points_PT[:, 1],
-                facecolors=entrant.color,
-                alpha=0.85,
-                zorder=3,
-                **style,
-            )
-        size = 110 if entrant.marker == "*" else 55
-        axes.scatter(*entrant.equal_T, s=size, color=entrant.color, marker=entrant.marker, edgecolors="white", zorder=4)
+            axes.scatter(measured_x, measured_y, facecolors=entrant.color, alpha=0.85, zorder=3, **style)
+        large: dict[str, Any] = {"s": 110 if entrant.marker == "*" else 55, "edgecolors": "white", "zorder": 4}
+        axes.scatter(entrant.equal_T[0], entrant.equal_T[1], color=entrant.color, marker=entrant.marker, **large)
     fronts = [rows for e in entrants if e.searched for rows in (e.points_PT, e.predicted_PT)]
     lows, highs = [], []
     for t in range(2):
         front = np.concatenate([np.empty(0), *(rows[:, t] for rows in fronts)])
-        shown = np.concatenate([near(np.append(choices_RT[:, t], own_T[t])), front[np.isfinite(front)]])
+        shown = np.concatenate([near(choices_RT[:, t]), own_T[t : t + 1], front])
+        shown = shown[np.isfinite(shown)]
         low, high = (shown.min(), shown.max()) if len(shown) else (0.0, 1.0)
         pad = 0.06 * ((high - low) or abs(high) * 0.02 or 0.02)
         lows.append(low - pad)
@@ -172,9 +165,9 @@ def _paths_panel(
 ) -> None:
     """Three tasks or more side by side, each scaled from its worst to its best choice; names at the ends of paths."""
     T = len(tasks)
-    choices_RT = np.array([*(entrant.equal_T for entrant in entrants), own_T])
+    choices_RT = np.array([entrant.equal_T for entrant in entrants])
     near_RT = np.stack([np.isin(column, near(column)) for column in choices_RT.T], axis=1)
-    scale, worst_T, best_T = scaling(np.where(near_RT, choices_RT, np.nan), tasks)
+    scale, worst_T, best_T = scaling(np.vstack([np.where(near_RT, choices_RT, np.nan), own_T]), tasks)
     parallel_axes(axes, tasks, worst_T, best_T)
     places = np.arange(T)
     for entrant in entrants:
@@ -197,7 +190,7 @@ def _paths_panel(
         )
     notes = ["Paths: the choice at equal preference."] + ["Pale: searched fronts."] * any(e.searched for e in entrants)
     outside_RT = np.isfinite(choices_RT) & ~near_RT
-    far_off = [e.name for e, outside_T in zip(entrants, outside_RT, strict=False) if outside_T.all()]
+    far_off = [e.name for e, outside_T in zip(entrants, outside_RT, strict=True) if outside_T.all()]
     _note(figure, notes + ["Dashed: the single models."] * bool(np.isfinite(own_T).any()), far_off)
 
 

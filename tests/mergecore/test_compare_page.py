@@ -150,8 +150,8 @@ def test_headline_says_where_map_is_not_the_best() -> None:
     assert comparison.results[7].method == "ties"
     comparison.results[6].chosen.test_RT[1:] = 0.9  # type: ignore[union-attr]
     assert headline(comparison) == [
-        "With 3 models, ties has the best average accuracy at equal preference (0.7000) and soup the best weighted sum "
-        "over 4 preferences (0.9000 on average).",
+        "With 3 models, ties has the best average accuracy at equal preference (0.7000), and soup the best weighted "
+        "sum over 4 preferences (0.9000 on average).",
         "Of 3 merges, map comes 3rd at equal preference (0.2000 behind) and 3rd over preferences (0.4000 behind).",
         "map's weighted sum is the best for none of 2 numbers of models.",
     ]
@@ -175,6 +175,7 @@ def test_sorting_ranges_and_labels(tmp_path: Path) -> None:
     sources.append(page[page.index("function inOrder") : page.index("const nameCell")])
     sources.append("""
         const sorted = (values, side) => [...values].sort((a, b) => inOrder(a, b, side));
+        const choices = [0.7, 0.72, 0.75, 0.74, 0.1].map((value) => ({ equal: [value] }));
         const labels = [...Array(12).keys()].map((k) => ({ at: [200 + k, 150], width: 60 }));
         const shifts = placeLabels(labels, [[206, 150]], { width: 400, height: 300 }, 15);
         const middles = shifts.map((shift, k) => shift.map((part, axis) => labels[k].at[axis] + part));
@@ -183,6 +184,7 @@ def test_sorting_ranges_and_labels(tmp_path: Path) -> None:
           less: sorted([0.1, null, 0.3, 0.2], -1),
           names: sorted(["b", "a", "c"], -1),
           near: [nearRange([0.7, 0.72, 0.75, 0.74, 0.1, null]), nearRange([null]), nearRange([1])],
+          levels: [true, false].map((zoom) => taskRange({ own: [0.95] }, choices, 0, { zoom, fronts: true })),
           spread: spread([0.5, 0.9, 0.52, 0.51, 0.99], 0.1, [0, 1]),
           crowded: spread(Array(30).fill(0.5), 0.1, [0, 1]),
           middles,
@@ -194,6 +196,7 @@ def test_sorting_ranges_and_labels(tmp_path: Path) -> None:
     assert (found["more"], found["less"]) == ([0.3, 0.2, 0.1, None], [0.1, 0.2, 0.3, None])
     assert found["names"] == ["a", "b", "c"]
     assert found["near"] == [[0.7, 0.75], None, [1, 1]]
+    assert found["levels"] == [[0.7, 0.95], [0.1, 0.95]]  # the single models' level is in view with any choices
     assert np.diff(np.sort(found["spread"])).min() >= 0.1 - 1e-12
     assert np.argsort(found["spread"]).tolist() == [0, 3, 2, 1, 4]
     assert np.allclose(np.sort(found["crowded"]), np.linspace(0, 1, 30))

@@ -6,19 +6,21 @@ Shape suffixes: N models with differences in full, S elements of one tensor or o
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from mergecore.errors import InputError
 from mergecore.options import PluginOptions, read_options
 
 if TYPE_CHECKING:
     from mergecore.task_matrix import TaskMatrix
 
-PART = 1 << 24
-"""Elements that an elementwise transform is given at a time."""
+PART = 1 << 16
+"""Elements of each model that an elementwise transform is given at a time: they stay in the second-level cache."""
 
 
 WHOLE = tuple(step / 5 for step in range(1, 11))
@@ -53,7 +55,7 @@ class Transform(ABC):
         Args:
             deltas: float32, [N, S] of one part of a tensor if ``elementwise``, otherwise [N, ...] in its own shape.
             name: the tensor's name.
-            part: number of the part.
+            part: number of the part; the parts of a tensor come in order.
 
         Returns:
             The same shape; ``deltas`` may be overwritten.
@@ -66,7 +68,11 @@ def transform_options(cls: type[Transform], given: Mapping[str, Any], name: str)
 
 
 def apply(transform: Transform, matrix: TaskMatrix, progress: Callable[[int, int], None] | None = None) -> None:
-    """Change the differences of a writable task matrix in place, one tensor, or part of one, in memory at a time."""
+    """Change the differences of a writable task matrix in place, one tensor, or part of one, in memory at a time.
+
+    Raises:
+        InputError: a transformed difference is too large for the format of the task matrix.
+    """
     transform.prepare(matrix)
     entries = [entry for entry in matrix.layout.entries if entry.dense]
     with torch.inference_mode():
@@ -79,6 +85,11 @@ def apply(transform: Transform, matrix: TaskMatrix, progress: Callable[[int, int
                 if not transform.elementwise:
                     deltas = deltas.view(len(deltas), *entry.shape)
                 piece_NS.copy_(transform.tensor(deltas, name=entry.name, part=part).reshape(piece_NS.shape))
+                if not all(map(math.isfinite, torch.aminmax(piece_NS))):
+                    raise InputError(
+                        f"The transformed tensor {entry.name!r} is too large for "
+                        f"{str(piece_NS.dtype).removeprefix('torch.')}."
+                    )
             if progress:
                 progress(done + 1, len(entries))
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mergecore.options import PluginOptions
 from mergecore.transforms.base import Transform
+from mergecore.transforms.thresholds import kth_largest_magnitude
 
 
 class BreadcrumbsOptions(PluginOptions):
@@ -36,7 +37,19 @@ class Breadcrumbs(Transform):
         size = flat_NS.shape[1]
         low, high = int(self.options.smallest * size + 1e-9), int(self.options.largest * size + 1e-9)
         for delta_S in flat_NS:
-            order = torch.argsort(delta_S.abs(), stable=True)
-            delta_S[order[:low]] = 0.0
-            delta_S[order[size - high :]] = 0.0
+            magnitude_S = delta_S.abs()
+            if low:
+                _drop(delta_S, magnitude_S, low, smallest=True)
+            if high:
+                _drop(delta_S, magnitude_S, high, smallest=False)
         return deltas
+
+
+def _drop(delta_S: torch.Tensor, magnitude_S: torch.Tensor, count: int, *, smallest: bool) -> None:
+    """Zero the ``count`` elements of smallest or largest magnitude; of equal ones the first, or the last."""
+    limit = kth_largest_magnitude(magnitude_S, len(magnitude_S) + 1 - count if smallest else count)
+    beyond_S = magnitude_S < limit if smallest else magnitude_S > limit
+    delta_S.masked_fill_(beyond_S, 0.0)
+    tied = (magnitude_S == limit).nonzero().flatten()
+    missing = count - int(beyond_S.sum())
+    delta_S[tied[:missing] if smallest else tied[len(tied) - missing :]] = 0.0

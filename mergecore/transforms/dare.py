@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -24,11 +24,17 @@ class Dare(Transform):
 
     Options: ClassVar[type[PluginOptions]] = DareOptions
 
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self._draws: list[torch.Generator] = []
+
     def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
-        """The same elements are dropped whatever the number of models or the order of the work."""
+        """The same elements are dropped whatever the number of models or the order of the tensors."""
+        if part == 0:
+            self._draws = [generator(self.options.seed, n, name, part) for n in range(len(deltas))]
         drop = self.options.drop
-        for n, delta_S in enumerate(deltas):
-            draw_S = torch.rand(delta_S.shape, generator=generator(self.options.seed, n, name, part))
+        for delta_S, draws in zip(deltas, self._draws, strict=True):
+            draw_S = torch.rand(delta_S.shape, generator=draws)
             delta_S.masked_fill_(draw_S < drop, 0.0).div_(1 - drop)
         return deltas
 

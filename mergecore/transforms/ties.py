@@ -33,6 +33,6 @@ def agreeing(deltas_NS: torch.Tensor) -> torch.Tensor:
     The elected sign is that of the sum over models. A sum of exactly zero elects no sign, and nothing remains.
     """
     elected_S = torch.sign(deltas_NS.sum(dim=0))
-    agrees_NS = (torch.sign(deltas_NS) == elected_S) & (elected_S != 0)
+    agrees_NS = deltas_NS * elected_S > 0
     count_S = agrees_NS.sum(dim=0).clamp_(min=1)
     return deltas_NS.masked_fill_(~agrees_NS, 0.0).div_(count_S)

@@ -186,6 +186,7 @@ function accuracy() {
 const MEASURES = {
   points: { text: "Points", better: 1, plain: true, write: (value) => format(value, 0), title: "different models measured" },
   hypervolume: { text: "Hypervolume", better: 1, write: (value) => format(value, Math.abs(value) < 0.1 ? 6 : 4), title: "beyond the worst of the single models on each task" },
+  share: { text: "Share", better: 1, title: "of the hypervolume of all methods' points together" },
   GD: { text: "GD", better: -1, title: "mean distance of its points from the best points of all methods" },
   IGD: { text: "IGD", better: -1, title: "mean distance of the best points of all methods from its points" },
   "IGD+": { text: "IGD+", better: -1, title: "as IGD, counting only what it lacks" },

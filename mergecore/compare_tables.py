@@ -98,7 +98,7 @@ def measures_table(comparison: Comparison, count: int, kind: Kind | None = None,
     """Measures of every method's points, one row a method that merges.
 
     The points of a method are its verified front and its choices for all preferences. The hypervolume's reference
-    point is the worst of the single models on each task; GD, IGD and IGD+ are distances to the non-dominated points of
+    point is the worst of the single models on each task, its share that of all methods' points together; GD, IGD and IGD+ are distances to the non-dominated points of
     all methods together; win rates are against the points of all other methods, and against MAP's where it is compared.
     """
     kind = kind or kind_of_data(comparison)
@@ -110,6 +110,8 @@ def measures_table(comparison: Comparison, count: int, kind: Kind | None = None,
     together = np.concatenate(points)
     best = together[non_dominated(together, maximise=maximise)]
     by_map = next((own for own, result in zip(points, results, strict=True) if result.method == "map"), None)
+    reference_T = comparison.worst[count, kind]
+    whole = hypervolume(best, reference_T=reference_T, maximise=maximise)
     rows = []
     for i, (result, own) in enumerate(zip(results, points, strict=True)):
         others = [other for j, other in enumerate(points) if j != i]
@@ -117,11 +119,13 @@ def measures_table(comparison: Comparison, count: int, kind: Kind | None = None,
         def beats(other: np.ndarray, own: np.ndarray = own) -> float:
             return win_rate(own, other, maximise=maximise, generator=np.random.default_rng(seed))
 
+        volume = hypervolume(own, reference_T=reference_T, maximise=maximise)
         rows.append(
             {
                 "method": result.method,
                 "points": len(own),
-                "hypervolume": hypervolume(own, reference_T=comparison.worst[count, kind], maximise=maximise),
+                "hypervolume": volume,
+                "share": volume / whole if whole > 0 else np.nan,
                 "GD": generational_distance(own, best),
                 "IGD": inverted_generational_distance(own, best),
                 "IGD+": igd_plus(own, best, maximise=maximise),

@@ -90,6 +90,8 @@ def test_measures_are_those_of_all_points_against_all_methods() -> None:
     assert found.loc["map", "hypervolume"] == pytest.approx(
         hypervolume(own, reference_T=[0.1, 0.2], maximise=[True, True])
     )
+    assert found.loc["map", "share"] == 1
+    assert 0 < found.loc["soup", "share"] < 1
     assert found.loc["map", "GD"] == found.loc["map", "IGD"] == 0
     assert found.loc["soup", "GD"] == pytest.approx(np.hypot(0.1, 0.1))
     # by hand: 0.9 and 0.6 beat 0.5 on x, 0.7 and 0.6 beat it on y; the soup beats 0.3 on y alone

@@ -19,7 +19,8 @@ function header() {
   byId("kind").textContent = ["Comparison of merge methods", count(page.methods.length, "method"), count(page.models.length, "model"), count(page.tasks.length, "task")].join(" · ");
   byId("sentence").textContent = page.sentences[0];
   byId("standing").textContent = page.sentences.slice(1).join(" ");
-  byId("how-to-read").textContent = `All numbers were measured on real merged models, on ${page.kind}. Coefficients are chosen on the data of the search. ` +
+  byId("how-to-read").textContent = "All numbers were measured on real merged models, on " +
+    (page.heldOut ? "held-out data; coefficients are chosen on the data of the search. " : "the data of the search, by which coefficients are chosen, too. ") +
     "Methods that merge nothing, such as the single models, are upper bounds and stand apart.";
 }
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from mergecore.compare_methods import Comparison, MethodResult
 from mergecore.compare_tables import (
-    KINDS,
     Kind,
     counts,
     kind_of_data,
@@ -54,7 +53,7 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
     data: dict[str, Any] = {
         "name": comparison.name,
         "sentences": headline(comparison),
-        "kind": KINDS[kind],
+        "heldOut": kind == "test",
         "alike": tasks_alike(comparison),
         "models": comparison.models,
         "tasks": [asdict(task) for task in comparison.tasks],
@@ -101,7 +100,8 @@ def _of_map(comparison: Comparison, equal: dict[str, float], drawn: dict[str, fl
     entered = [standing for standing in ranked if "map" in standing]
     if len(entered) > 1:
         first = sum(standing["map"] == max(standing.values()) for standing in entered)
-        sentences.append(f"map's weighted sum is the best for {first or 'none'} of {len(entered)} numbers of models.")
+        share = {0: "none", len(entered): "each"}.get(first, first)
+        sentences.append(f"map's weighted sum is the best for {share} of {len(entered)} numbers of models.")
     return sentences
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import mergecore.transforms.base as base_module
-from mergecore.checkpoints import from_state_dict
+from mergecore.alignment import align
+from mergecore.checkpoints import Checkpoint, from_state_dict, open_checkpoint
 from mergecore.config import parse_config
 from mergecore.errors import InputError
 from mergecore.task_matrix import TaskMatrix
@@ -19,6 +23,7 @@ from mergecore.task_vectors import build_task_matrix
 from mergecore.transforms import TRANSFORMS
 from mergecore.transforms.base import transform_options
 from mergecore.transforms.thresholds import magnitude_threshold
+from mergecore.transforms.tsv_m import nearest_orthonormal
 from tests.conftest import random_state
 
 State = dict[str, torch.Tensor]
@@ -70,6 +75,35 @@ class TestContract:
         assert all(torch.equal(merged[key], tensor) for key, tensor in base.items())
         assert "embed" in matrix.frozen
 
+    def test_a_tensor_that_one_model_did_not_change(self, name: str, states: list[State], tmp_path: Path) -> None:
+        base, first, second, third = states
+        second["layer.weight"], second["layer.bias"] = base["layer.weight"], base["layer.bias"]
+        found = columns(built(tmp_path, base, [first, second, third], name))
+        for key in ("layer.weight", "layer.bias"):
+            assert not found[1][key].any()
+            assert all(np.isfinite(column[key]).all() and column[key].any() for column in (found[0], found[2]))
+        assert found[1]["embed"].any()
+
+    def test_models_that_are_all_equal(self, name: str, states: list[State], tmp_path: Path) -> None:
+        found = columns(built(tmp_path, states[0], [dict(states[1]) for _ in range(3)], name))
+        assert all(np.isfinite(value).all() for value in found[0].values())
+        if "dare" not in name:  # each model's elements are drawn
+            for key, value in found[0].items():
+                # singular vectors that N models share are told from one another by rounding alone
+                assert all(np.allclose(column[key], value, atol=1e-6) for column in found[1:])
+
+    def test_matrices_of_one_row_or_column(self, name: str, tmp_path: Path) -> None:
+        generator = torch.Generator().manual_seed(0)
+        shapes = {"row": (1, 9), "column": (9, 1), "single": (1, 1)}
+        base = {key: torch.zeros(shape) for key, shape in shapes.items()}
+        models = [{key: torch.randn(shape, generator=generator) for key, shape in shapes.items()} for _ in range(3)]
+        found = columns(built(tmp_path, base, models, name))
+        for column in found:
+            assert {key: value.shape for key, value in column.items()} == shapes
+            assert all(np.isfinite(value).all() for value in column.values())
+        assert any(column["row"].any() for column in found)
+        assert any(column["column"].any() for column in found)
+
     def test_16_bit_storage(self, name: str, states: list[State], tmp_path: Path) -> None:
         full = built(tmp_path, states[0], states[1:], name)
         half = built(tmp_path, states[0], states[1:], name, storage="bfloat16")
@@ -81,12 +115,29 @@ class TestContract:
     def test_parts_of_a_tensor_are_treated_like_the_whole(
         self, name: str, states: list[State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        if "dare" in name:
-            pytest.skip("what is dropped depends on the part")
         whole = built(tmp_path / "whole", states[0], states[1:], name)
         monkeypatch.setattr(base_module, "PART", 7)
         parts = built(tmp_path / "parts", states[0], states[1:], name)
         assert torch.equal(whole.deltas_MD, parts.deltas_MD)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    def test_what_is_not_finite_is_refused(self, name: str, value: float, states: list[State], tmp_path: Path) -> None:
+        states[2]["layer.bias"][3] = value
+        with pytest.raises(InputError, match=r"'layer\.bias' of the model 'm1' or of the base is not finite"):
+            built(tmp_path, states[0], states[1:], name)
+        assert not list(tmp_path.iterdir())
+
+    def test_adapters_are_transformed_as_what_they_add(self, name: str, tmp_path: Path) -> None:
+        models, adapters = with_adapters(tmp_path)
+        base = {"layer.weight": torch.zeros(12, 9), "norm.weight": torch.ones(4)}
+        aligned = align(from_state_dict(base), adapters)
+        kept = build_task_matrix(tmp_path / "adapters", aligned.base, aligned.models, transform=name)
+        expanded = built(tmp_path / "models", base, [base | {"layer.weight": model} for model in models], name)
+        assert bool(kept.factors) == TRANSFORMS.get(name).keeps_low_rank
+        for coefficients in np.eye(3):
+            one, two = (matrix.named(matrix.merge(coefficients))["layer.weight"] for matrix in (kept, expanded))
+            assert one.any()
+            assert torch.allclose(one, two, rtol=1e-5, atol=1e-6)
 
     def test_unknown_options(self, name: str) -> None:
         with pytest.raises(InputError, match=rf"The transform '{name}': merge\.options\.kep"):
@@ -173,7 +224,10 @@ def test_dare_ties_is_dare_then_the_election(states: list[State], tmp_path: Path
         np.testing.assert_allclose(sum(column[key] for column in found), value, rtol=1e-5, atol=1e-6)
 
 
-def test_breadcrumbs_is_its_definition(states: list[State], tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounded", [False, True])
+def test_breadcrumbs_is_its_definition(states: list[State], tmp_path: Path, rounded: bool) -> None:
+    if rounded:  # many equal magnitudes
+        states = [{key: tensor.round() for key, tensor in state.items()} for state in states]
     found = columns(built(tmp_path, states[0], states[1:], "breadcrumbs", smallest=0.5, largest=0.1))
     for column, original in zip(found, plain(states[0], states[1:]), strict=True):
         for key, value in original.items():
@@ -210,6 +264,60 @@ def test_tsv_m_is_its_definition(tmp_path: Path) -> None:
     assert all(np.linalg.matrix_rank(column["w"], tol=1e-4) == 3 for column in found)
 
 
+def test_tsv_m_takes_no_part_of_what_singular_values_of_zero_leave_open(tmp_path: Path) -> None:
+    """Of rank 1 where 3 triplets are kept, and zero: only vectors that the models have are made orthogonal."""
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(12, 2)), rng.normal(size=(9, 2))
+    deltas = [np.outer(left[:, 0], right[:, 0]), np.outer(left[:, 1], right[:, 1]), np.zeros((12, 9))]
+    base = {"w": torch.zeros(12, 9), "b": torch.zeros(2)}
+    models = [{"w": torch.tensor(delta).float(), "b": torch.ones(2)} for delta in deltas]
+    found = columns(built(tmp_path, base, models, "tsv_m"))
+
+    def whiten(vectors: np.ndarray) -> np.ndarray:
+        unit = vectors / np.linalg.norm(vectors, axis=0)
+        values, directions = np.linalg.eigh(unit.T @ unit)
+        white: np.ndarray = unit @ (directions / np.sqrt(values)) @ directions.T
+        return white
+
+    sizes = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=0)
+    for n in range(2):
+        expected = sizes[n] * np.outer(whiten(left)[:, n], whiten(right)[:, n])
+        np.testing.assert_allclose(found[n]["w"], expected, atol=1e-4)
+    assert not found[2]["w"].any()
+
+
+def test_tsv_m_of_equal_models_is_their_leading_part(tmp_path: Path) -> None:
+    delta = np.random.default_rng(0).normal(size=(9, 12))
+    base = {"w": torch.zeros(9, 12)}
+    found = columns(built(tmp_path, base, [{"w": torch.tensor(delta).float()} for _ in range(3)], "tsv_m"))
+    u, s, vh = np.linalg.svd(delta, full_matrices=False)
+    np.testing.assert_allclose(sum(column["w"] for column in found), (u[:, :3] * s[:3]) @ vh[:3], atol=1e-4)
+
+
+def test_tsv_m_counts_a_model_that_equals_the_base(states: list[State], tmp_path: Path) -> None:
+    """It has no row of differences, and yet is one of those that are averaged and share the rank."""
+    base, first, second, _ = states
+    without = build_task_matrix(
+        tmp_path,
+        from_state_dict(base),
+        {n: from_state_dict(state) for n, state in {"one": first, "same": dict(base), "two": second}.items()},
+        transform="tsv_m",
+    )
+    assert without.layout.dense_models == (0, 2)
+    for column, model in zip(columns(without), (first, second), strict=True):
+        np.testing.assert_allclose(column["layer.bias"], (model["layer.bias"] - base["layer.bias"]) / 3, rtol=1e-5)
+        assert np.linalg.matrix_rank(column["layer.weight"], tol=1e-4) == 1  # of five directions, three models
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (5, 9), (9, 5)])
+def test_nearest_orthonormal_without_full_rank_is_the_partial_isometry(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(shape[0], 2)) @ rng.normal(size=(2, shape[1]))
+    found = nearest_orthonormal(torch.tensor(matrix).float()).double().numpy()
+    expected = matrix @ np.linalg.pinv(scipy.linalg.sqrtm(matrix.T @ matrix).real, rcond=1e-6)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @given(st.integers(1, 400), st.floats(0.001, 1.0), st.integers(0, 2**31 - 1), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_threshold_is_the_kth_largest(size: int, keep: float, seed: int, ties: bool) -> None:
@@ -221,40 +329,26 @@ def test_threshold_is_the_kth_largest(size: int, keep: float, seed: int, ties: b
     assert found == expected
 
 
-def test_adapters_are_expanded_for_transforms_of_elements(tmp_path: Path) -> None:
-    """The product of the factors is what is trimmed."""
-    import json
-
-    from safetensors.torch import save_file
-
-    from mergecore.alignment import align
-    from mergecore.checkpoints import open_checkpoint
-
+def with_adapters(folder: Path) -> tuple[list[torch.Tensor], dict[str, Checkpoint]]:
+    """Three products of rank 2 for ``layer.weight`` [12, 9], and adapters that stand for them."""
     generator = torch.Generator().manual_seed(0)
-    base = {"layer.weight": torch.randn(6, 4, generator=generator), "norm.weight": torch.ones(4)}
-    save_file(base, tmp_path / "base.safetensors")
-    expected = []
-    for n in range(2):
-        a, b = torch.randn(2, 4, generator=generator), torch.randn(6, 2, generator=generator)
-        (tmp_path / f"a{n}").mkdir()
+    products: list[torch.Tensor] = []
+    opened: dict[str, Checkpoint] = {}
+    for n in range(3):
+        a, b = torch.randn(2, 9, generator=generator), torch.randn(12, 2, generator=generator)
+        (folder / f"a{n}").mkdir()
         names = {"base_model.model.layer.lora_A.weight": a, "base_model.model.layer.lora_B.weight": b}
-        save_file(names, tmp_path / f"a{n}" / "adapter_model.safetensors")
-        (tmp_path / f"a{n}" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
-        expected.append({"layer.weight": (2 * b.double() @ a.double()).numpy()})
-    opened = {f"a{n}": open_checkpoint(tmp_path / f"a{n}", home=tmp_path) for n in range(2)}
-    aligned = align(open_checkpoint(tmp_path / "base.safetensors", home=tmp_path), opened)
-    matrix = build_task_matrix(
-        tmp_path / "m", aligned.base, aligned.models, transform="magnitude", options={"keep": 0.5}
-    )
-    assert not matrix.factors
-    for found, twin in zip(columns(matrix), twin_magnitude(expected, 0.5), strict=True):
-        np.testing.assert_allclose(found["layer.weight"], twin["layer.weight"], rtol=1e-5)
+        save_file(names, folder / f"a{n}" / "adapter_model.safetensors")
+        (folder / f"a{n}" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
+        products.append(2 * (b @ a))
+        opened[f"a{n}"] = open_checkpoint(folder / f"a{n}", home=folder)
+    return products, opened
 
 
-def test_what_is_not_finite_is_refused(states: list[State], tmp_path: Path) -> None:
-    states[2]["layer.bias"][3] = float("nan")
-    with pytest.raises(InputError, match=r"'layer\.bias' of the model 'm1' or of the base is not finite"):
-        built(tmp_path, states[0], states[1:], "none")
+def test_what_is_too_large_for_the_storage_is_refused(states: list[State], tmp_path: Path) -> None:
     states[2]["layer.bias"][3] = 1e6
     with pytest.raises(InputError, match="too large for float16"):
         built(tmp_path, states[0], states[1:], "none", storage="float16")
+    states[2]["layer.bias"][:] = 2e4  # and ten times as much does not fit
+    with pytest.raises(InputError, match=r"transformed tensor 'layer\.bias' is too large for float16"):
+        built(tmp_path, states[0], states[1:], "dare", drop=0.9, storage="float16")

@@ -88,7 +88,7 @@ def accuracy_table(comparison: Comparison, count: int, kind: Kind | None = None)
     for result in of_count(comparison, count):
         assert result.chosen is not None
         metrics_T = measured(result.chosen, kind)[0]
-        names = [comparison.tasks[t].name for t in result.tasks]
+        names = [_column(comparison.tasks[t].name) for t in result.tasks]
         row: dict[str, object] = {"method": result.method, **dict(zip(names, metrics_T.tolist(), strict=True))}
         rows.append(row | {"average": weighted_sums(comparison, result, kind)[0]})
     return pd.DataFrame(rows)
@@ -102,7 +102,8 @@ def measures_table(comparison: Comparison, count: int, kind: Kind | None = None,
     all methods together; win rates are against the points of all other methods, and against MAP's where it is compared.
     """
     kind = kind or kind_of_data(comparison)
-    results = [result for result in of_count(comparison, count) if not result.bound]
+    merges = [result for result in of_count(comparison, count) if not result.bound]
+    results = [result for result in merges if len(points_of(result, kind))]  # no measures of what failed on some task
     points = [points_of(result, kind) for result in results]
     if not points:
         return pd.DataFrame()
@@ -187,6 +188,11 @@ def wide_preferences(table: pd.DataFrame) -> pd.DataFrame:
         cells = zip(table[f"{number} mean"], table[f"{number} std"], strict=True)
         wide[number] = pd.Series([f"{m:.4f} ± {s:.4f}" if np.isfinite(m) else "" for m, s in cells], dtype=object)
     return pd.DataFrame(wide)
+
+
+def _column(task: str) -> str:
+    """What a task's column is called beside the table's own."""
+    return f"{task} (task)" if task in ("method", "models", "average") else task
 
 
 def _point_row(comparison: Comparison, result: MethodResult, points: Points, use: str, index: int) -> dict[str, object]:

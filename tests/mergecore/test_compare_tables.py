@@ -101,6 +101,19 @@ def test_measures_are_those_of_all_points_against_all_methods() -> None:
     assert found.loc["soup", "evaluations"] == 0
 
 
+def test_a_method_that_failed_on_a_task_has_no_measures() -> None:
+    failed = result("dare", points([[0.9, NAN]] * 3))
+    found = measures_table(comparison([MAP, failed, SOUP]), 2)
+    assert found["method"].tolist() == ["map", "soup"]
+    assert np.isnan(preference_table(comparison([failed]))["2 mean"][0])
+
+
+def test_tasks_called_like_columns_stay_apart() -> None:
+    named = comparison([MAP])
+    named.tasks = [TaskInfo(name=name, metric="accuracy", maximise=True) for name in ("average", "method")]
+    assert list(accuracy_table(named, 2).columns) == ["method", "average (task)", "method (task)", "average"]
+
+
 def test_only_bounds_leave_no_measures() -> None:
     assert measures_table(comparison([SINGLE]), 2).empty
 

@@ -8,9 +8,11 @@ memory what it adds to the peak of a process that does all the rest.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,15 +35,16 @@ from mergecore.task_vectors import build_task_matrix
 from mergecore.transforms import TRANSFORMS
 from mergecore.transforms.base import generator
 
-MODELS, RANK, NOISE, THREADS = 8, 16, 1e-3, 2
+MODELS, RANK, NOISE, THREADS, READS = 8, 16, 1e-3, 2, 9
 FEWER = {"slerp": 2}
 """Number of models for methods that cannot take all."""
 NOTE = f"""\
-{MODELS} models of 87 M float32, page cache warm, {THREADS} threads. *One read* is the sum over the mapped \
-task matrix of as many models, in the same process. Time is that of the method's pass over the tensors, before the \
-files are flushed. *Extra memory*: the peak of the process beyond that of one that only builds the task matrix \
-(transforms, which change it in place) or only maps and reads it (merges, which write one more column, mapped like \
-the others); a candidate is the size of one model. Once made, the result is found by its content."""
+{MODELS} models (SLERP: 2) of 87 M float32, page cache warm, {THREADS} threads. *One read* is the sum over the mapped \
+task matrix of as many models, in the same process, the median of {READS}. Time is that of the method's pass over the \
+tensors, before the files are flushed; *processor s* counts all threads and not what other processes take. *Extra \
+memory*: the peak of the process beyond that of one that only builds the task matrix (transforms, which change it in \
+place) or only maps and reads it (merges, which write one more column, mapped like the others); a candidate is the \
+size of one model. Once made, the result is found by its content."""
 
 
 def write_models(folder: Path, count: int) -> None:
@@ -68,13 +71,18 @@ def write_models(folder: Path, count: int) -> None:
 
 
 class Clock:
-    """A callback of progress that keeps when each tensor was done."""
+    """A callback of progress that keeps when each tensor was done, by the wall and by the processor."""
 
     def __init__(self) -> None:
-        self.ticks: list[float] = []
+        self.ticks: list[tuple[float, float]] = []
 
     def __call__(self, done: int, count: int) -> None:
-        self.ticks.append(time.perf_counter())
+        self.ticks.append((time.perf_counter(), time.process_time()))
+
+    def since(self, tick: int) -> tuple[float, float]:
+        """Seconds of wall and processor time from a tick to the last one."""
+        (begun, busy), (ended, spent) = self.ticks[tick], self.ticks[-1]
+        return ended - begun, spent - busy
 
 
 def build(place: Path, count: int, transform: str = "none", progress: Clock | None = None) -> TaskMatrix:
@@ -93,8 +101,8 @@ def measure_transform(folder: Path, name: str, count: int) -> dict[str, float]:
     matrix = build(folder / "transformed", count, name, clock)
     read = seconds_of_a_read(matrix)
     # every tensor is written, then every tensor is transformed
-    seconds = clock.ticks[-1] - clock.ticks[len(clock.ticks) // 2 - 1]
-    return figures(matrix, seconds, read, lambda: build(folder / "transformed", count, name))
+    passed = clock.since(len(clock.ticks) // 2 - 1)
+    return figures(matrix, passed, read, lambda: build(folder / "transformed", count, name))
 
 
 def measure_merge(folder: Path, name: str, count: int) -> dict[str, float]:
@@ -109,31 +117,40 @@ def measure_merge(folder: Path, name: str, count: int) -> dict[str, float]:
     # as much of a study as merges without data look at
     place = folder / "plain" / matrix.key
     study = Study(config, folder, matrix.models, place, matrix.key, None, {}, (), "cpu", "float32", {})
-    if not name:
-        return figures(matrix, 0.0, read, lambda: None)
-    begun = time.perf_counter()
-    merge_study(study, name, progress=clock)
-    return figures(matrix, clock.ticks[-1] - begun, read, lambda: merge_study(study, name))
+    clock(0, 0)
+    if name:
+        merge_study(study, name, progress=clock)
+    return figures(matrix, clock.since(0), read, lambda: merge_study(study, name) if name else None)
 
 
-def figures(matrix: TaskMatrix, seconds: float, read: float, again: Callable[[], object]) -> dict[str, float]:
+def seconds_of_a_read(matrix: TaskMatrix) -> float:
+    """The sum over all differences: the median of some, as busy as the machine is; and over the base, unmeasured."""
+    matrix.base_P.sum()
+    clock = Clock()
+    for done in range(READS + 1):
+        matrix.deltas_MD.sum()
+        clock(done, READS)
+    walls = [wall for wall, _ in clock.ticks]
+    return statistics.median(after - before for before, after in itertools.pairwise(walls))
+
+
+def figures(
+    matrix: TaskMatrix, passed: tuple[float, float], read: float, again: Callable[[], object]
+) -> dict[str, float]:
     """What a process that measures prints."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     begun = time.perf_counter()
     again()
     cached = time.perf_counter() - begun
-    return {"seconds": seconds, "read": read, "cached": cached, "peak": peak, "candidate": matrix.base_P.nbytes}
-
-
-def seconds_of_a_read(matrix: TaskMatrix) -> float:
-    """The sum over all differences, and over the base unmeasured; the quickest of three, so from the page cache."""
-    times = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        matrix.deltas_MD.sum()
-        times.append(time.perf_counter() - begun)
-    matrix.base_P.sum()
-    return min(times)
+    seconds, processor = passed
+    return {
+        "seconds": seconds,
+        "processor": processor,
+        "read": read,
+        "cached": cached,
+        "peak": peak,
+        "candidate": matrix.base_P.nbytes,
+    }
 
 
 def in_a_process(kind: str, folder: Path, name: str, count: int) -> dict[str, float]:
@@ -152,6 +169,7 @@ def row(method: str, found: dict[str, float], beside: dict[str, float], count: i
         "method": method,
         "models": count,
         "s": found["seconds"],
+        "processor s": found["processor"],
         "one read s": found["read"],
         "time / one read": found["seconds"] / found["read"],
         "extra memory MB": extra / 1e6,

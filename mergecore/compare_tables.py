@@ -98,8 +98,9 @@ def measures_table(comparison: Comparison, count: int, kind: Kind | None = None,
     """Measures of every method's points, one row a method that merges.
 
     The points of a method are its verified front and its choices for all preferences. The hypervolume's reference
-    point is the worst of the single models on each task, its share that of all methods' points together; GD, IGD and IGD+ are distances to the non-dominated points of
-    all methods together; win rates are against the points of all other methods, and against MAP's where it is compared.
+    point is the worst of the single models on each task, its share that of all methods' points together; GD, IGD and
+    IGD+ are distances to the non-dominated points of all methods together; win rates are against the points of all
+    other methods, and against MAP's where it is compared.
     """
     kind = kind or kind_of_data(comparison)
     merges = [result for result in of_count(comparison, count) if not result.bound]

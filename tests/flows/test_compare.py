@@ -136,7 +136,7 @@ def test_nothing_to_compare_is_one_sentence(three: dict[str, Any], tmp_path: Pat
 def test_held_out_data_is_what_tables_show(pico_config: dict[str, Any], home: Path, tmp_path: Path) -> None:
     dataset = pico_config["tasks"][0]["dataset"]
     tasks = [{"name": name, "dataset": dataset} for name in ("first", "second")]
-    methods = ["map", {"method": "map", "transform": "ties", "label": "other <b>"}, "soup", "fisher"]
+    methods = ["map", {"method": "map", "transform": "ties", "label": "other <b>"}, "soup", "iso_c"]
     folder = compare(pico_config, tmp_path / "out", tasks=tasks, compare={"methods": methods, "preferences": 3})
     assert (folder / "tables.md").read_text().startswith("Measured on held-out data")
     points = pd.read_csv(folder / "points.csv")
@@ -145,7 +145,7 @@ def test_held_out_data_is_what_tables_show(pico_config: dict[str, Any], home: Pa
     assert chosen["test.first"].notna().all()
     assert front["real.first"].notna().sum() == front["test.first"].notna().sum() > 0
     # a merge is one column, a transform keeps both
-    assert points[points["method"] == "fisher"]["c.fisher"].notna().all()
+    assert points[points["method"] == "iso_c"]["c.iso_c"].notna().all()
     assert "other &lt;b&gt;" in (folder / "tables.md").read_text()
 
 

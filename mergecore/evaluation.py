@@ -13,7 +13,7 @@ from mergecore.data.cache import decoded
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Evaluator
 from mergecore.study import Study, build_network
-from mergecore.task_matrix import TaskMatrix, open_task_matrix
+from mergecore.task_matrix import BlockMap, TaskMatrix, open_task_matrix
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,34 @@ class CandidateEvaluator:
             InputError: the task or the network cannot work for any candidate.
         """
         c_N = np.asarray(coefficients, dtype=np.float64)
-        self._matrix.merge(c_N, out=self._merged_P)
+        self.merge(c_N)
+        return [self._measure(self.candidate(c_N, self._study.measured[index].head), index) for index in measured]
+
+    @property
+    def matrix(self) -> TaskMatrix:
+        """The task matrix, on the device if it fits there."""
+        return self._matrix
+
+    @property
+    def weights_P(self) -> torch.Tensor:
+        """The buffer on the device that every network's merged tensors are views of."""
+        return self._candidate_P
+
+    def merge(self, coefficients: np.ndarray, *, blocks: BlockMap | None = None) -> None:
+        """Make the candidate with these coefficients, [N] or [G, N] with ``blocks``, the one in the buffer."""
+        self._matrix.merge(coefficients, out=self._merged_P, blocks=blocks)
         if self._candidate_P is not self._merged_P:
             self._candidate_P.copy_(self._merged_P)
-        return [self._measure(self.candidate(c_N, self._study.measured[index].head), index) for index in measured]
+
+    def evaluator(self, index: int) -> Evaluator:
+        """The evaluator of one task; opened once.
+
+        Raises:
+            InputError: its data cannot be used.
+        """
+        if index not in self._evaluators:
+            self._evaluators[index] = self._study.measured[index].evaluator()
+        return self._evaluators[index]
 
     def adapted_tensors(self, coefficients: Sequence[float] | np.ndarray, measured: int) -> dict[str, torch.Tensor]:
         """What the evaluator of one task puts in the place of merged tensors, by the names of that task's network.
@@ -88,7 +112,7 @@ class CandidateEvaluator:
         candidate = self.candidate(np.asarray(coefficients, dtype=np.float64), item.head)
         return dict(item.evaluator().adapted_tensors(candidate))
 
-    def candidate(self, c_N: np.ndarray, head: str | None) -> Candidate:
+    def candidate(self, c_N: np.ndarray, head: str | None, *, gradients: bool = False) -> Candidate:
         """What is in the buffer now, as the network with one model's head sees it."""
         weights, merged = self._state(head)
         return Candidate(
@@ -98,6 +122,7 @@ class CandidateEvaluator:
             device=self._device,
             precision=self._study.precision,
             merged=merged,
+            gradients=gradients,
         )
 
     def _fits(self, matrix: TaskMatrix) -> bool:
@@ -137,9 +162,7 @@ class CandidateEvaluator:
         item = self._study.measured[index]
         started, before = time.perf_counter(), decoded()
         try:
-            if index not in self._evaluators:
-                self._evaluators[index] = item.evaluator()
-            found = self._evaluators[index].evaluate(candidate)
+            found = self.evaluator(index).evaluate(candidate)
         except InputError:
             raise  # wrong for every candidate: no fact about this one, and to be mended by the user
         except Exception as error:  # whatever an evaluator raises is this candidate's failure, not the run's

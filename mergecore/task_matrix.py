@@ -230,6 +230,40 @@ class TaskMatrix:
                 self._merge_low_rank(index, c_GN[block], c_GM[block], out)
         return out
 
+    def pull_back(self, gradient_P: torch.Tensor, *, blocks: BlockMap | None = None) -> np.ndarray:
+        """The gradient in the coefficients of a function whose gradient in the merged weights is known: Vᵀ g.
+
+        Args:
+            gradient_P: g in the layout of a candidate, any floating dtype, on the matrix's device; zero where there is
+                no gradient, in the padding too.
+            blocks: as for `merge`.
+
+        Returns:
+            float64 [N], or [G, N] with ``blocks``.
+        """
+        found = blocks or self._one_block
+        dense = list(self.layout.dense_models)
+        pulled_GN = torch.zeros(len(found.names), len(self.models), dtype=torch.float64, device=self.device)
+        tile = TILE if self.device.type == "cpu" else DEVICE_TILE
+        with torch.inference_mode():
+            for start, stop, block in found.segments:
+                for first in range(start, min(stop, self.layout.dense_length), tile):
+                    piece = slice(first, min(first + tile, stop))
+                    products_M = self.deltas_MD[:, piece].to(torch.float32) @ gradient_P[piece].to(torch.float32)
+                    pulled_GN[block, dense] += products_M.to(torch.float64)
+            for index, block in found.low_rank:
+                entry, factors = self.layout.entries[index], self.factors[index]
+                own_P = gradient_P[entry.offset : entry.offset + entry.size].to(torch.float32)
+                if entry.dense:
+                    rows_MS = self.deltas_MD[:, entry.offset : entry.offset + entry.size].to(torch.float32)
+                    pulled_GN[block, dense] += (rows_MS @ own_P).to(torch.float64)
+                # <g, s l r> for each rank, without its product
+                left_RC = factors.left.to(torch.float32).T @ own_P.view(len(factors.left), -1)
+                ranks_R = (left_RC * factors.right.to(torch.float32)).sum(dim=1) * factors.scale
+                pulled_GN[block].index_add_(0, factors.owner, ranks_R.to(torch.float64))
+        pulled = pulled_GN.cpu().numpy()
+        return pulled[0] if blocks is None else pulled
+
     def base(self, index: int) -> torch.Tensor:
         """theta_pre of one entry of the layout, float32, in its own shape."""
         entry = self.layout.entries[index]

@@ -170,5 +170,5 @@ class Adaptation:
 
 def adapted_logits(candidate: Candidate, adapted: dict[str, torch.Tensor], images_bCHW: torch.Tensor) -> torch.Tensor:
     """Logits [b, C] of the candidate's network with other tensors in place of some of its own."""
-    with candidate.inference():
+    with candidate.forward():
         return logits_of(functional_call(candidate.module(), adapted, (images_bCHW,), tie_weights=False))

@@ -34,6 +34,7 @@ class Candidate:
         device: where weights and network live.
         precision: what matrix products are computed in: "float32", or "bfloat16"/"float16" under autocast.
         merged: names in ``weights`` of the tensors that differ between candidates; None when unknown.
+        gradients: whether forward passes keep what a backward pass needs.
     """
 
     coefficients: np.ndarray
@@ -42,16 +43,21 @@ class Candidate:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "float32"
     merged: frozenset[str] | None = None
+    gradients: bool = False
 
     @contextlib.contextmanager
-    def inference(self) -> Iterator[None]:
-        """No gradients, and autocast when the precision asks for it; every forward pass runs inside."""
-        with torch.inference_mode():
+    def forward(self) -> Iterator[None]:
+        """`mode`, and autocast when the precision asks for it; every forward pass runs inside."""
+        with self.mode():
             if self.precision == "float32":
                 yield
             else:
                 with torch.autocast(self.device.type, dtype=getattr(torch, self.precision)):
                     yield
+
+    def mode(self) -> contextlib.AbstractContextManager[Any]:
+        """For what follows a forward pass: gradients where they are wanted, otherwise none at all."""
+        return torch.enable_grad() if self.gradients else torch.inference_mode()
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,22 @@ class Evaluator(ABC):
         Any exception becomes the recorded reason of a failed evaluation, except ``InputError``, which says that no
         candidate can be measured and ends the run.
         """
+
+    def loss(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
+        """Mean loss, to be minimised, of some examples on the network as it was merged; a scalar.
+
+        Args:
+            candidate: with ``gradients`` where the loss is to be differentiated.
+            rows: [b] numbers of the examples, below ``examples``.
+
+        Raises:
+            InputError: this evaluator has no loss of single examples.
+        """
+        raise InputError(f"{type(self).__name__} has no loss that could be differentiated.")
+
+    def logits(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
+        """Logits [b, C] of some examples on the network as it was merged; arguments and errors as for `loss`."""
+        raise InputError(f"{type(self).__name__} tells no classes apart, so it has no logits.")
 
     def adapted_tensors(self, candidate: Candidate) -> dict[str, torch.Tensor]:
         """What `evaluate` puts in the place of the candidate's tensors, so that an export can hold it.

@@ -47,7 +47,7 @@ def estimate_statistics(
 
     def forward(number: int, _: int) -> None:
         try:
-            with candidate.inference():
+            with candidate.forward():
                 torch.func.functional_call(module, found | counts, (batch(number),), tie_weights=False)
         except RuntimeError as error:
             if not is_out_of_memory(error):

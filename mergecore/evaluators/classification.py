@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from mergecore.errors import InputError
-from mergecore.evaluators.base import Measurement
+from mergecore.evaluators.base import Candidate, Evaluator, Measurement
 from mergecore.evaluators.batching import Batcher
 from mergecore.evaluators.metrics import classification_metrics
+
+
+class Classifier(Evaluator):
+    """An evaluator that compares logits with labels.
+
+    Attributes:
+        labels_n: [n] true class numbers of the network.
+    """
+
+    labels_n: np.ndarray
+
+    @abstractmethod
+    def logits(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
+        """Logits [b, C] of some examples on the network as it was merged."""
+
+    def loss(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
+        """Cross-entropy in nats, in float32."""
+        logits_bC = self.logits(candidate, rows)
+        with candidate.mode():
+            labels_b = torch.from_numpy(self.labels_n[rows]).to(logits_bC.device)
+            return torch.nn.functional.cross_entropy(logits_bC.float(), labels_b)
 
 
 def measure_classifier(

@@ -84,12 +84,13 @@ def text_features(
 
     def batch(start: int, stop: int) -> torch.Tensor:
         part = {name: values[start:stop].to(candidate.device) for name, values in tokens.items()}
-        with candidate.inference():
+        with candidate.forward():
             encode: Any = module.encode_text if hasattr(module, "encode_text") else module.get_text_features
             return normalised(_features(encode(**part)))
 
     features = torch.cat(batcher.map(count, batch))
-    return normalised(features.view(classes, count // classes, -1).mean(dim=1))
+    with candidate.mode():
+        return normalised(features.view(classes, count // classes, -1).mean(dim=1))
 
 
 def image_features(candidate: Candidate, module: torch.nn.Module, images_bCHW: torch.Tensor) -> torch.Tensor:
@@ -101,13 +102,13 @@ def image_features(candidate: Candidate, module: torch.nn.Module, images_bCHW: t
     encode = getattr(module, "encode_image", None) or getattr(module, "get_image_features", None)
     if encode is None or not (hasattr(module, "encode_text") or hasattr(module, "get_text_features")):
         raise InputError(f"{type(module).__name__} is no CLIP: it does not encode images and texts.")
-    with candidate.inference():
+    with candidate.forward():
         return normalised(_features(encode(images_bCHW)))
 
 
 def normalised(features: torch.Tensor) -> torch.Tensor:
     """Rows of length 1, in float32."""
-    with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
+    with torch.autocast(features.device.type, enabled=False):
         return torch.nn.functional.normalize(features.float(), dim=-1)
 
 

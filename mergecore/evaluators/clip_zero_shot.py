@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from mergecore.data.cache import build_once
 from mergecore.data.images import load_images
 from mergecore.errors import InputError
-from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments, required_dataset
+from mergecore.evaluators.base import Candidate, Context, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import Batcher, BatchSize
-from mergecore.evaluators.classification import measure_classifier
+from mergecore.evaluators.classification import Classifier, measure_classifier
 from mergecore.evaluators.clip_towers import (
     image_features,
     text_features,
@@ -50,7 +50,7 @@ class ClipArguments(BaseModel):
     batch_size: BatchSize = "auto"
 
 
-class ClipZeroShot(Evaluator):
+class ClipZeroShot(Classifier):
     """Accuracy and cross-entropy of softmax(exp(logit_scale) · cos(image, class)) (Radford et al. 2021, CLIP).
 
     A class's text features are the mean of its prompts' normalised features, normalised again. Where no tensor of the
@@ -87,17 +87,18 @@ class ClipZeroShot(Evaluator):
     def evaluate(self, candidate: Candidate) -> Measurement:
         """One pass over the images."""
         module = candidate.module()
-        head_CD = self._head(candidate, module)
-        if self._feed is None:
-            self._feed = ImageFeed(self._images, candidate.device, self._args.batch_size)
-        feed = self._feed
+        head_CD, feed = self._head(candidate, module), self._feed_on(candidate.device)
 
         def logits_of(start: int, stop: int) -> torch.Tensor:
-            features_bD = image_features(candidate, module, feed[start:stop])
-            with torch.inference_mode():
-                return features_bD @ head_CD.T
+            return self._similarities(candidate, module, feed[start:stop], head_CD)
 
         return measure_classifier(logits_of, self._images.y, batcher=feed.batcher, task=self._name)
+
+    def logits(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
+        """Cosines of these images and every class, times exp(logit_scale)."""
+        module = candidate.module()
+        images_bCHW = self._feed_on(candidate.device)[rows]
+        return self._similarities(candidate, module, images_bCHW, self._head(candidate, module))
 
     def check(self, base: Any) -> None:
         """The base must be a CLIP."""
@@ -107,6 +108,23 @@ class ClipZeroShot(Evaluator):
                 "Measure a classifier with its own head with 'evaluator: image_classification'.",
             )
 
+    @property
+    def labels_n(self) -> np.ndarray:  # type: ignore[override]
+        """[n], as the data set numbers them."""
+        return np.asarray(self._images.y)
+
+    def _feed_on(self, device: torch.device) -> ImageFeed:
+        if self._feed is None:
+            self._feed = ImageFeed(self._images, device, self._args.batch_size)
+        return self._feed
+
+    def _similarities(
+        self, candidate: Candidate, module: torch.nn.Module, images_bCHW: torch.Tensor, head_CD: torch.Tensor
+    ) -> torch.Tensor:
+        features_bD = image_features(candidate, module, images_bCHW)
+        with candidate.mode():
+            return features_bD @ head_CD.T
+
     def _head(self, candidate: Candidate, module: torch.nn.Module) -> torch.Tensor:
         """Text features times exp(logit_scale): [classes, D]."""
         if not text_is_frozen(candidate):
@@ -115,7 +133,7 @@ class ClipZeroShot(Evaluator):
             if self._frozen_CD is None:
                 self._frozen_CD = self._from_cache(candidate, module)
             features_CD = self._frozen_CD
-        with torch.inference_mode():
+        with candidate.mode():
             scale: Any = module.logit_scale
             return features_CD * scale.float().exp()
 

@@ -254,7 +254,7 @@ class HarnessModel:
         if self._generation is not None:
             module.generation_config = self._generation
         try:
-            with candidate.inference():
+            with candidate.forward():
                 yield self.lm
         finally:
             self.lm._model = self._none

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from mergecore.data.images import Images, load_images
 from mergecore.errors import InputError
 from mergecore.evaluators.adaptation import Adaptation, BatchNormArguments, HeadArguments, adapted_logits
-from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments, required_dataset
+from mergecore.evaluators.base import Candidate, Context, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import BatchSize
 from mergecore.evaluators.class_names import LabelMap, network_class_names, network_labels
-from mergecore.evaluators.classification import measure_classifier
+from mergecore.evaluators.classification import Classifier, measure_classifier
 from mergecore.evaluators.image_feed import ImageFeed
 from mergecore.evaluators.networks import network_class, network_config
 
@@ -39,7 +39,7 @@ class ImageArguments(BaseModel):
     )
 
 
-class ImageClassification(Evaluator):
+class ImageClassification(Classifier):
     """Top-1 classification with the network's own head, or one fitted to the merged features."""
 
     metrics: ClassVar[tuple[str, ...] | None] = ("accuracy", "balanced_accuracy", "cross_entropy")
@@ -52,7 +52,7 @@ class ImageClassification(Evaluator):
             raise InputError(f"The task {task.name!r}: args.mean and args.std differ in length.")
         self._name, self._context = task.name, context
         self._images = self._load(dataset)
-        self._labels_n = self._network_labels()
+        self.labels_n = self._network_labels()
         self._feeds: dict[str, ImageFeed] = {}
 
         def draw(split: str, limit: int, seed: int | None) -> Images:
@@ -64,7 +64,7 @@ class ImageClassification(Evaluator):
     @property
     def key(self) -> str:
         """Content key of images, labels, adaptation and code version; the batch size is no content."""
-        labels = hashlib.sha256(self._labels_n.tobytes()).hexdigest()
+        labels = hashlib.sha256(self.labels_n.tobytes()).hexdigest()
         facts = ["image_classification", self.version, self._images.key, labels, self._adaptation.facts]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -80,7 +80,11 @@ class ImageClassification(Evaluator):
         def logits_of(start: int, stop: int) -> torch.Tensor:
             return adapted_logits(candidate, adapted, feed[start:stop])
 
-        return measure_classifier(logits_of, self._labels_n, batcher=feed.batcher, task=self._name)
+        return measure_classifier(logits_of, self.labels_n, batcher=feed.batcher, task=self._name)
+
+    def logits(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
+        """Without the statistics and the head that a measurement would adapt first."""
+        return adapted_logits(candidate, {}, self._feed(self._images, candidate.device)[rows])
 
     def adapted_tensors(self, candidate: Candidate) -> dict[str, torch.Tensor]:
         """Re-estimated statistics and the refitted head."""

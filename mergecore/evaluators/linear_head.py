@@ -34,7 +34,7 @@ def output_layer(candidate: Candidate, module: torch.nn.Module, images_bCHW: tor
             if isinstance(layer, torch.nn.Linear):
                 hook = layer.register_forward_hook(lambda _, __, output, name=name: seen.append((name, output)))
                 stack.callback(hook.remove)
-        with candidate.inference():
+        with candidate.forward():
             logits_bC = logits_of(module(images_bCHW))
     # a candidate of NaNs is no network without a head
     if not seen or not torch.allclose(seen[-1][1].float(), logits_bC.float(), equal_nan=True):

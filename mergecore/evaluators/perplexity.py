@@ -83,25 +83,26 @@ class Perplexity(Evaluator):
 
     def evaluate(self, candidate: Candidate) -> Measurement:
         """One pass over the windows."""
-        module = candidate.module()
         if self._batcher is None:
             example_bytes = language_model_bytes(self._context, self._window)
             self._batcher = Batcher(self._args.batch_size, example_bytes=example_bytes, device=candidate.device)
 
         def nats(start: int, stop: int) -> torch.Tensor:
-            inputs_bL, targets_bL, scored_bL = self._windows(start, stop)
-            with candidate.inference():
-                logits_bLV = module(input_ids=inputs_bL.to(candidate.device), use_cache=False).logits
-                return _sum_of_nats(logits_bLV, targets_bL.to(candidate.device), scored_bL)
+            return self._nats(candidate, self._begins_w[start:stop])
 
         nats_w = torch.cat(self._batcher.map(self.examples, nats)).cpu().numpy()
-        tokens_w = np.diff(np.minimum(self._begins_w + self._window, len(self._ids) - 1), prepend=0)
+        tokens_w = self._tokens_w
         found = token_metrics(nats_w, tokens_w, bytes_per_token=self._bytes_per_token)
         return Measurement(
             {name: value for name, (value, _) in found.items()},
             {name: error for name, (_, error) in found.items() if math.isfinite(error)},
             self.examples,
         )
+
+    def loss(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
+        """Nats for each token that these windows score."""
+        with candidate.mode():
+            return self._nats(candidate, self._begins_w[rows]).sum() / float(self._tokens_w[rows].sum())
 
     def check(self, base: Any) -> None:
         """The network predicts tokens, and knows all of these."""
@@ -129,9 +130,21 @@ class Perplexity(Evaluator):
             )
         return window, stride
 
-    def _windows(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, list[slice]]:
+    @property
+    def _tokens_w(self) -> np.ndarray:
+        """How many tokens each window scores."""
+        return np.diff(np.minimum(self._begins_w + self._window, len(self._ids) - 1), prepend=0)
+
+    def _nats(self, candidate: Candidate, begins_b: np.ndarray) -> torch.Tensor:
+        """[b] float64, the negative log-likelihoods of what each window scores."""
+        inputs_bL, targets_bL, scored_bL = self._windows(begins_b)
+        module = candidate.module()
+        with candidate.forward():
+            logits_bLV = module(input_ids=inputs_bL.to(candidate.device), use_cache=False).logits
+            return _sum_of_nats(logits_bLV, targets_bL.to(candidate.device), scored_bL)
+
+    def _windows(self, begins_b: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, list[slice]]:
         """Tokens and those after them, each [b, L], and which of the latter each window scores."""
-        begins_b = self._begins_w[start:stop]
         last = len(self._ids) - 1
         places_bL = begins_b[:, None] + np.arange(min(self._window, last))
         tokens_bL, after_bL = (

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mergecore.data.texts import load_texts
 from mergecore.errors import InputError
-from mergecore.evaluators.base import Candidate, Context, Evaluator, Measurement, parse_arguments, required_dataset
+from mergecore.evaluators.base import Candidate, Context, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import Batcher, BatchSize
 from mergecore.evaluators.class_names import LabelMap, network_class_names, network_labels
-from mergecore.evaluators.classification import measure_classifier
+from mergecore.evaluators.classification import Classifier, measure_classifier
 from mergecore.evaluators.networks import hidden_bytes, network_class, network_config
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class SequenceArguments(BaseModel):
     )
 
 
-class SequenceClassification(Evaluator):
+class SequenceClassification(Classifier):
     """Top-1 classification by a sequence classifier of transformers: BERT-like, GPT-2, Llama.
 
     Padding goes after the text, where no position and no causal attention depends on it, so that a text has the same
@@ -65,7 +65,7 @@ class SequenceClassification(Evaluator):
         texts = load_texts(dataset, context, max_length=self._args.max_length)
         at_end = config.get("model_type") in READ_AT_THE_END
         self._texts = texts if at_end else replace(texts, padding_side="right")
-        self._labels_n, classes = self._network_labels(config)
+        self.labels_n, classes = self._network_labels(config)
         if task.metric == "f1" and classes not in (2, None):
             raise InputError(f"The task {task.name!r} has {classes} classes, but f1 is measured for two.")
         # long texts first: a batch that does not fit memory is met at once; stable, so that batches never vary
@@ -75,7 +75,7 @@ class SequenceClassification(Evaluator):
     @property
     def key(self) -> str:
         """Content key of tokens, labels and code version; the batch size is no content."""
-        labels = hashlib.sha256(self._labels_n.tobytes()).hexdigest()
+        labels = hashlib.sha256(self.labels_n.tobytes()).hexdigest()
         facts = ["sequence_classification", self.version, self._texts.key, labels]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -86,26 +86,28 @@ class SequenceClassification(Evaluator):
 
     def evaluate(self, candidate: Candidate) -> Measurement:
         """One pass over the texts; every metric comes from the same logits."""
-        module = candidate.module()
         if self._batcher is None:
             example_bytes = hidden_bytes(self._context, int(self._texts.lengths.max()))
             self._batcher = Batcher(self._args.batch_size, example_bytes=example_bytes, device=candidate.device)
-        with _padding_token(module, self._texts.pad_id) as pad_id:
 
-            def logits_of(start: int, stop: int) -> torch.Tensor:
-                inputs = self._inputs(start, stop, pad_id, candidate.device)
-                with candidate.inference():
-                    logits_bC: torch.Tensor = module(**inputs).logits
-                if logits_bC.ndim != 2:
-                    raise InputError(f"The task {self._task.name!r} is measured on a network that classifies no texts.")
-                return logits_bC
+        def logits_of(start: int, stop: int) -> torch.Tensor:
+            return self.logits(candidate, self._order_n[start:stop])
 
-            found = measure_classifier(
-                logits_of, self._labels_n[self._order_n], batcher=self._batcher, task=self._task.name
-            )
+        found = measure_classifier(logits_of, self.labels_n[self._order_n], batcher=self._batcher, task=self._task.name)
         if self._task.metric not in found.metrics:  # more than two classes, and no config.json said so
             raise InputError(f"The task {self._task.name!r} has no {self._task.metric}, which is for two classes.")
         return found
+
+    def logits(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
+        """Of these texts, as one batch."""
+        module = candidate.module()
+        with _padding_token(module, self._texts.pad_id) as pad_id:
+            inputs = self._inputs(rows, pad_id, candidate.device)
+            with candidate.forward():
+                logits_bC: torch.Tensor = module(**inputs).logits
+        if logits_bC.ndim != 2:
+            raise InputError(f"The task {self._task.name!r} is measured on a network that classifies no texts.")
+        return logits_bC
 
     def check(self, base: Any) -> None:
         """The network that the config describes is a sequence classifier."""
@@ -133,8 +135,8 @@ class SequenceClassification(Evaluator):
         found = network_labels(labels_n, names, network, label_map=self._args.label_map, task=self._task.name)
         return found, len(network)
 
-    def _inputs(self, start: int, stop: int, pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-        inputs = self._texts.batch(self._order_n[start:stop], device)
+    def _inputs(self, rows: np.ndarray, pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
+        inputs = self._texts.batch(rows, device)
         inputs["input_ids"].masked_fill_(inputs["attention_mask"] == 0, pad_id)
         inputs["attention_mask"][~inputs["attention_mask"].any(dim=1), 0] = 1  # without a token: one of padding
         return inputs

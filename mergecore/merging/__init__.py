@@ -8,6 +8,10 @@ MERGES = Registry(
     "merge",
     {
         "slerp": "mergecore.merging.slerp:Slerp",
+        "fisher": "mergecore.merging.fisher:Fisher",
+        "regmean": "mergecore.merging.regmean:RegMean",
+        "adamerging_task": "mergecore.merging.adamerging:TaskWise",
+        "adamerging_layer": "mergecore.merging.adamerging:LayerWise",
         "iso_c": "mergecore.merging.iso:IsoC",
         "iso_cts": "mergecore.merging.iso:IsoCts",
     },

@@ -53,7 +53,7 @@ def in_memory(study: Study, inputs: Callable[[torch.nn.Module], torch.Tensor], h
     evaluator = CandidateEvaluator(study)
     assert not any(outcome.reason for outcome in evaluator.evaluate(C, [0]))
     candidate = evaluator.candidate(C, head)
-    with candidate.inference():
+    with candidate.forward():
         return inputs(candidate.module())
 
 

@@ -5,11 +5,14 @@ root), into ``MERGECORE_HOME/suites``. Without that folder everything here says 
 
     python -m benchmarks.suites build [NAME …]
     python -m benchmarks.suites run [NAME …]
+    python -m benchmarks.suites compare [vision8 | text6]
 
 A suite is a module with `build`, which returns the study as a config, and a line in `SUITES`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 SUITES = {
     "vision8": "a small vision transformer on eight sets of pictures, at most 600 of each test split; "
@@ -22,3 +25,10 @@ SUITES = {
     "average was worse than the base on validation",
 }
 """Name to description; it opens the suite's page, so it says what differs from the paper and what was tried before."""
+
+COMPARED: dict[str, dict[str, Any]] = {
+    "vision8": {"multitask_for": range(2, 9), "budget": {"transforms_for": (2, 3, 8)}},
+    # a step of AdaMerging takes a second a task
+    "text6": {"multitask_for": (2, 3, 6), "budget": {"transforms_for": (2, 6), "adamerging_for": (2,)}},
+}
+"""Suites that all methods are compared on, and for which numbers of models what is dear is done."""

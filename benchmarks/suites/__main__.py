@@ -1,4 +1,4 @@
-"""``python -m benchmarks.suites build|run [NAME …]``."""
+"""``python -m benchmarks.suites build|run|compare [NAME …]``."""
 
 from __future__ import annotations
 
@@ -9,24 +9,38 @@ from importlib import import_module
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.suites import SUITES
+from benchmarks.suites import COMPARED, SUITES
 from benchmarks.suites.data import data_folder
 from mergecore.files import home_folder
 
 
 def main() -> None:
-    """Build the named suites, all by default; run them too when told to."""
+    """Build the named suites, all by default; run them, or compare methods on them, when told to."""
     verb, *names = sys.argv[1:] or ["", ""]
     unknown = [name for name in names if name not in SUITES]
-    if verb not in ("build", "run") or unknown:
-        sys.exit(f"Usage: python -m benchmarks.suites build|run [{' | '.join(SUITES)}] …")
+    if (
+        verb not in ("build", "run", "compare")
+        or unknown
+        or (verb == "compare" and set(names or SUITES) - set(COMPARED))
+    ):
+        sys.exit(
+            f"Usage: python -m benchmarks.suites build|run [{' | '.join(SUITES)}] …\n"
+            f"       python -m benchmarks.suites compare {' | '.join(COMPARED)} …"
+        )
     if data_folder() is None:
         print("Suites skipped: the folder of real data is not there (name it with MERGECORE_DATA).")
         return
-    for name in names or SUITES:
-        config = import_module(f"benchmarks.suites.{name}").build(home_folder())
+    for name in names or known:
+        module = import_module(f"benchmarks.suites.{name}")
+        config = module.build(home_folder())
         if verb == "build":
             print(json.dumps(config, indent=1))
+        elif verb == "compare":
+            from benchmarks.suites.comparison import compare
+
+            options = COMPARED[name]
+            models = {count: module.multitask(home_folder(), count) for count in options["multitask_for"]}
+            compare(config, description=SUITES[name], multitask=models, **options["budget"])
         else:
             from benchmarks.suites.fronts import run
 

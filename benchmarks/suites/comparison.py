@@ -12,24 +12,35 @@ from flows.terminal import running
 from mergecore.compare_config import CompareConfig
 from mergecore.config import parse_config
 
-DATA_DRIVEN = ("fisher", "regmean", "adamerging_task", "adamerging_layer")
+FURTHER: tuple[dict[str, Any], ...] = tuple(
+    {"method": name} for name in ("fisher", "regmean", "adamerging_task", "adamerging_layer")
+)
 """Beside the methods that are compared when a study does not say."""
-UNDER_TRANSFORMS = (2, 3)
-"""Numbers of models for which MAP is put over transforms; for all models too."""
 
 
-def compare(config: dict[str, Any], *, description: str, multitask: dict[int, Path]) -> None:
-    """Compare on the suite and write ``benchmarks/results/compare_<name>.md``.
+def compare(
+    config: dict[str, Any],
+    *,
+    description: str,
+    multitask: dict[int, Path],
+    transforms_for: tuple[int, ...],
+    adamerging_for: tuple[int, ...] | None = None,
+) -> None:
+    """Compare on the suite and write ``benchmarks/results/compare_<name>.md`` with a picture.
 
     Args:
         config: of the suite.
         description: of the suite, which opens the page.
         multitask: number of models to the model fine-tuned on all their tasks at once.
+        transforms_for: numbers of models for which MAP is put over transforms.
+        adamerging_for: numbers of models for which AdaMerging is compared; default: all.
     """
-    methods = [method.model_dump() for method in CompareConfig().methods] + [{"method": name} for name in DATA_DRIVEN]
+    methods = [method.model_dump() for method in CompareConfig().methods] + [dict(method) for method in FURTHER]
     for method in methods:
         if method.get("transform", "none") != "none":
-            method["models"] = [*UNDER_TRANSFORMS, len(config["models"])]
+            method["models"] = list(transforms_for)
+        if method["method"].startswith("adamerging") and adamerging_for is not None:
+            method["models"] = list(adamerging_for)
     references = [{"source": str(folder), "models": [count]} for count, folder in multitask.items()]
     study = parse_config(config | {"compare": {"methods": methods, "references": references}})
     out = Path("runs") / f"{study.name}-compare"
@@ -37,11 +48,14 @@ def compare(config: dict[str, Any], *, description: str, multitask: dict[int, Pa
         from flows.compare import compare_flow  # after `running` has quietened prefect
 
         compare_flow(study, str(out))
+    picture = RESULTS / f"compare_{study.name}.png"
+    picture.write_bytes((out / "front-2.png").read_bytes())
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     head = [
         f"# compare_{study.name}",
         f"{description[0].upper()}{description[1:]}.",
         f"Made by `python -m benchmarks.suites compare {study.name}` on {machine}.",
+        f"![Fronts and methods for two models]({picture.name})",
         "",
     ]
     (RESULTS / f"compare_{study.name}.md").write_text("\n\n".join(head) + (out / "tables.md").read_text())

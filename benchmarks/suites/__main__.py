@@ -17,12 +17,8 @@ from mergecore.files import home_folder
 def main() -> None:
     """Build the named suites, all by default; run them, or compare methods on them, when told to."""
     verb, *names = sys.argv[1:] or ["", ""]
-    unknown = [name for name in names if name not in SUITES]
-    if (
-        verb not in ("build", "run", "compare")
-        or unknown
-        or (verb == "compare" and set(names or SUITES) - set(COMPARED))
-    ):
+    known = COMPARED if verb == "compare" else SUITES
+    if verb not in ("build", "run", "compare") or any(name not in known for name in names):
         sys.exit(
             f"Usage: python -m benchmarks.suites build|run [{' | '.join(SUITES)}] …\n"
             f"       python -m benchmarks.suites compare {' | '.join(COMPARED)} …"

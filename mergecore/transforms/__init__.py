@@ -13,6 +13,7 @@ TRANSFORMS = Registry(
         "dare": "mergecore.transforms.dare:Dare",
         "dare_ties": "mergecore.transforms.dare:DareTies",
         "breadcrumbs": "mergecore.transforms.breadcrumbs:Breadcrumbs",
+        "consensus": "mergecore.transforms.consensus:Consensus",
         "tsv_m": "mergecore.transforms.tsv_m:TsvM",
     },
 )

@@ -150,7 +150,9 @@ class TestContract:
 
     def test_golden_value(self, name: str, states: list[State], tmp_path: Path) -> None:
         deltas = built(tmp_path, states[0], states[1:], name).deltas_MD.double()
-        assert [*deltas.norm(dim=1).tolist(), float(deltas.sum())] == pytest.approx(GOLDEN[name], abs=2e-4)
+        found = [*deltas.norm(dim=1).tolist(), float(deltas.sum())]
+        assert name in GOLDEN, f"a new transform; its golden value is {tuple(round(value, 5) for value in found)}"
+        assert found == pytest.approx(GOLDEN[name], abs=2e-4)
 
 
 GOLDEN = {
@@ -160,6 +162,7 @@ GOLDEN = {
     "dare": (48.51691, 45.67413, 41.20833, -61.27016),
     "dare_ties": (41.2436, 38.57198, 35.27803, -49.05941),
     "breadcrumbs": (16.12847, 14.64659, 14.25055, -22.66567),
+    "consensus": (19.10664, 17.6119, 16.40348, -70.80466),
     "tsv_m": (12.41105, 11.05386, 10.7406, -20.96381),
 }
 """Norms of the three columns and the sum of all their elements."""
@@ -352,3 +355,19 @@ def test_what_is_too_large_for_the_storage_is_refused(states: list[State], tmp_p
     states[2]["layer.bias"][:] = 2e4  # and ten times as much does not fit
     with pytest.raises(InputError, match=r"transformed tensor 'layer\.bias' is too large for float16"):
         built(tmp_path, states[0], states[1:], "dare", drop=0.9, storage="float16")
+
+
+def test_consensus_keeps_what_matters_to_enough_tasks(states: list[State], tmp_path: Path) -> None:
+    for agree, threshold in ((1, 0.4), (2, 0.4), (2, 1.5), (3, 0.2)):
+        found = columns(
+            built(
+                tmp_path / f"{agree}{threshold}", states[0], states[1:], "consensus", agree=agree, threshold=threshold
+            )
+        )
+        original = plain(states[0], states[1:])
+        for key in original[0]:
+            stacked = np.stack([column[key].ravel() for column in original])
+            for i in range(stacked.shape[1]):
+                votes = sum(abs(v) >= threshold * abs(stacked[:, i].sum() - v) for v in stacked[:, i])
+                kept = stacked[:, i] if votes >= agree else np.zeros(len(stacked))
+                assert np.array_equal([column[key].ravel()[i] for column in found], kept)

@@ -14,14 +14,16 @@ from pydantic import Field
 
 from mergecore.merging.base import Merge
 from mergecore.options import PluginOptions
-from mergecore.transforms.base import WHOLE
 from mergecore.transforms.tsv_m import nearest_orthonormal
+
+SCALES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0)
+"""Equal singular values are small ones where a few directions carry most of a task vector."""
 
 
 class IsoC(Merge):
     """The sum of the task vectors, its singular values replaced by their mean (Algorithm 1)."""
 
-    scales: ClassVar[tuple[float, ...]] = WHOLE
+    scales: ClassVar[tuple[float, ...]] = SCALES
 
     def tensor(self, deltas: torch.Tensor, base: torch.Tensor, *, name: str) -> torch.Tensor:
         """U mean(s) Vᵀ of the sum of matrices, the mean of anything else."""
@@ -41,7 +43,7 @@ class IsoCts(Merge):
     """The leading directions of the sum, and each task's own in what they leave over (Algorithm 2)."""
 
     Options: ClassVar[type[PluginOptions]] = IsoCtsOptions
-    scales: ClassVar[tuple[float, ...]] = IsoC.scales
+    scales: ClassVar[tuple[float, ...]] = SCALES
 
     def tensor(self, deltas: torch.Tensor, base: torch.Tensor, *, name: str) -> torch.Tensor:
         """One singular value decomposition of the sum, one for each task, two of the joint directions."""

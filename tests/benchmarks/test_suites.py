@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.suites import fronts, lm4, resnet3, tables, text6, vision8
+from benchmarks.suites import comparison, fronts, lm4, resnet3, tables, text6, vision8
+from benchmarks.suites.__main__ import main
 from mergecore.alignment import align
 from mergecore.checkpoints import Checkpoint, open_checkpoint
 from mergecore.config import parse_config
@@ -177,3 +179,39 @@ def test_shares_on_test_by_a_slow_twin(
     assert found["the base by these, test"] == pytest.approx(
         sum(own[n] / single["base"][n] for n in range(4)) / 4, rel=1e-9
     )
+
+
+@pytest.mark.parametrize("arguments", [[], ["bild"], ["build", "vision9"], ["compare", "resnet3"]])
+def test_the_command_line_says_what_it_takes(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["suites", *arguments])
+    with pytest.raises(SystemExit, match=r"benchmarks\.suites compare vision8 \| text6"):
+        main()
+
+
+def test_what_is_compared_is_a_study(
+    tmp_path: Path, synthetic: Path, home: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config that the flow is given: dear methods for some numbers of models, the references for theirs."""
+    suite = vision_suite(synthetic, monkeypatch)
+    given: list[Any] = []
+
+    def flow(study: Any, out: str) -> None:
+        given.append(study)
+        for name, content in (("tables.md", b"tables"), ("front-2.png", b"png")):
+            Path(out).mkdir(parents=True, exist_ok=True)
+            (Path(out) / name).write_bytes(content)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flows.compare.compare_flow", flow)
+    monkeypatch.setattr(comparison, "running", lambda out: contextlib.nullcontext())
+    monkeypatch.setattr(comparison, "RESULTS", tmp_path)
+    config = suite.build(home)
+    comparison.compare(
+        config, description="pictures", multitask={2: suite.multitask(home, 2)}, transforms_for=(2,), adamerging_for=()
+    )
+    (study,) = given
+    entrants = {getattr(one, "label", "") or one.name for one in study.comparison.entrants(2)}
+    assert {"map + ties", "fisher", "regmean", "multi-task"} <= entrants
+    assert not any(name.startswith("adamerging") for name in entrants)
+    assert not any("+" in getattr(one, "label", "") for one in study.comparison.entrants(3))
+    assert (tmp_path / "compare_vision8.md").read_text().endswith("tables")

@@ -54,7 +54,7 @@ function fronts() {
   byId("fronts-title").textContent = T === 2 ? `Fronts and merges of ${models}` : `Merges of ${models}`;
   switches(heat);
   byId("fronts-caption").textContent = (T > 2 ? "Each path is one method at equal preference, each upright line one task, and up is better; thin pale paths are the fronts that were searched. The numbers are the worst and the best shown."
-    : "Large marks are the methods at equal preference." + (T === 2 ? " Of a front that was searched, hollow points were predicted and filled ones measured." : " Small ones are all else they measured."))
+    : "Large marks are the methods at equal preference." + (T === 2 ? " Of a front that was searched, filled points were measured, and hollow ones are what its surrogates predict for the data of the search." : " Small ones are all else they measured."))
     + (heat.own.some(isNumber) ? " Dashed: the single models, each on its own task." : "");
   const far = el("input", { type: "checkbox" });
   far.checked = !state.zoom;

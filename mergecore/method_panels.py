@@ -153,7 +153,7 @@ def _scatter_panel(
     _note(
         figure,
         ["Large: the choice at equal preference."]
-        + ["Hollow: predicted fronts, filled: measured."] * searched
+        + ["Filled: fronts as measured, hollow: as predicted for the data of the search."] * searched
         + ["Dashed: the single models."] * bool(np.isfinite(own_T).any()),
         [f"{e.name} ({e.equal_T[0]:.3g}, {e.equal_T[1]:.3g})" for e in outside],
     )

@@ -83,6 +83,7 @@ class Tracker:
         *,
         numbers: Mapping[str, float],
         series: Sequence[str] = (),
+        params: Mapping[str, object] | None = None,
     ) -> None:
         """A child run for one part of the study; one that an interrupted run left under this name is replaced.
 
@@ -91,8 +92,10 @@ class Tracker:
             tables: file name without its end to table.
             numbers: metrics.
             series: columns of the first table that are metrics too, one step a row.
+            params: what tells this part from others.
         """
         child = self._child(name)
+        self._log_params(child, params or {})
         first = next(iter(tables.values()))
         found = [
             (metric_name(f"metric/{column}"), float(value), step)
@@ -161,7 +164,7 @@ class Tracker:
         return runs[0].info.run_id if runs else None
 
     def _new_parent(self) -> str:
-        from mlflow.entities import Dataset, DatasetInput, Param
+        from mlflow.entities import Dataset, DatasetInput
 
         config = self._study.config
         tags = {FOLDER_TAG: _digest(self._folder), "mergecore.method": config.search.method}
@@ -169,8 +172,7 @@ class Tracker:
         values = dict(_flat(config.model_dump(mode="json", exclude={"models", "tasks"})))
         values |= {f"model.{model.name}": model.source for model in config.models}
         values |= {"task_matrix": self._study.matrix_key}
-        params = [Param(metric_name(key), str(value)[:VALUE_LIMIT]) for key, value in values.items()]
-        self._client.log_batch(run.info.run_id, params=params[:100])
+        self._log_params(run.info.run_id, values)
         inputs = [
             DatasetInput(
                 Dataset(
@@ -192,6 +194,13 @@ class Tracker:
         for run in stale:  # of the interrupted run that is being continued
             self._client.delete_run(run.info.run_id)
         return self._client.create_run(self._experiment, run_name=name[:250], tags=tags).info.run_id
+
+    def _log_params(self, run_id: str, values: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(metric_name(key), str(value)[:VALUE_LIMIT]) for key, value in values.items()]
+        if params:
+            self._client.log_batch(run_id, params=params[:100])
 
     def _log_metrics(self, run_id: str, values: Iterable[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric

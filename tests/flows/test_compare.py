@@ -164,6 +164,7 @@ def test_everything_is_in_mlflow_and_prefect(three: dict[str, Any], tmp_path: Pa
     names = {f"{n} models: {m}" for n in (2, 3) for m in ("map", "soup")} | {"2 models: slerp"}
     assert {child.info.run_name for child in children} == names
     assert all("equal preference/q" in child.data.metrics for child in children)
+    assert {(c.data.params["method"], c.data.params["models"]) for c in children} >= {("map", "2"), ("soup", "3")}
     table = Artifact.get(key="preference-sums")
     assert [row["method"] for row in json.loads(table.data)] == ["map", "soup", "slerp"]
     assert "data:image/png;base64," in Artifact.get(key="comparison").data

@@ -199,7 +199,10 @@ def log_method(run: Run, comparison: Comparison, result: MethodResult) -> None:
     numbers |= {"evaluations": result.evaluations, "seconds": result.seconds, "build_seconds": result.build_seconds}
     with run.stage("tracking"):
         run.tracker.log_child(
-            f"{result.models} models: {result.method}", {"front": points_table(alone)}, numbers=numbers
+            f"{result.models} models: {result.method}",
+            {"front": points_table(alone)},
+            numbers=numbers,
+            params={"method": result.method, "models": result.models},
         )
 
 

@@ -143,7 +143,7 @@ def pick(
     Example: [bold]mergecore pick runs/quickstart --prefer upright=0.7 --prefer rotated=0.3 --export merged[/bold]
     """
     from flows.terminal import print_pick
-    from mergecore.compare_pick import is_comparison, pick_method_point, read_method
+    from mergecore.comparison.pick import is_comparison, pick_method_point, read_method
     from mergecore.pick import pick_point
     from mergecore.run_folder import read_run
 
@@ -185,7 +185,7 @@ def compare(
         _compare_methods(paths[0], overrides, out)
         return
     from flows.terminal import print_comparison
-    from mergecore.compare_runs import compare_runs
+    from mergecore.comparison.runs import compare_runs
     from mergecore.run_folder import read_run
 
     if overrides:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mergecore.compare_methods import counts_of
+from mergecore.comparison.methods import counts_of
 from mergecore.config import StudyConfig
 from tasks.comparison import compete, enter_heat, new_comparison, save_comparison
 from tasks.run import open_run

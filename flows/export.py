@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mergecore.compare_methods import method_study
-from mergecore.compare_pick import compared_method
+from mergecore.comparison.methods import method_study
+from mergecore.comparison.pick import compared_method
 from mergecore.config import RESOLVED, parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
@@ -42,7 +42,7 @@ def export_method(record: RunRecord, choice: Pick, folder: Path, task: str | Non
     """The same for a point of one method of a comparison.
 
     Args:
-        record: from `mergecore.compare_pick.read_method`.
+        record: from `mergecore.comparison.pick.read_method`.
         choice: the picked point.
         folder: where to.
         task: as for `export_pick`.

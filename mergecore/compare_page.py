@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mergecore.compare_methods import Comparison, MethodResult
-from mergecore.compare_tables import (
+from mergecore.comparison.methods import Comparison, MethodResult
+from mergecore.comparison.tables import (
     Kind,
     counts,
     kind_of_data,

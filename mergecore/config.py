@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mergecore.architectures import ARCHITECTURES
-from mergecore.compare_config import CompareConfig, MethodConfig, ReferenceConfig
+from mergecore.comparison.config import CompareConfig, MethodConfig, ReferenceConfig
 from mergecore.errors import InputError, first_line
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.metrics import METRICS

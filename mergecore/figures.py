@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from mergecore.compare_runs import real_front
+from mergecore.comparison.runs import real_front
 from mergecore.drawing import (
     FONT,
     GREY,
@@ -34,7 +34,7 @@ from mergecore.report import references
 from mergecore.run_folder import RunRecord, TaskInfo
 
 if TYPE_CHECKING:
-    from mergecore.compare_methods import Comparison
+    from mergecore.comparison.methods import Comparison
 
 SCATTER_TASKS = 3  # with more, every pair would be a panel of its own
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from mergecore.compare_methods import Comparison, MethodResult
-from mergecore.compare_tables import KINDS, Kind, kind_of_data, measured, of_count, points_of
+from mergecore.comparison.methods import Comparison, MethodResult
+from mergecore.comparison.tables import KINDS, Kind, kind_of_data, measured, of_count, points_of
 from mergecore.drawing import (
     FONT,
     GREY,

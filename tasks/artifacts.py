@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from mergecore.compare_folder import tables_page
-from mergecore.compare_methods import Comparison
-from mergecore.compare_tables import preference_table, wide_preferences
+from mergecore.comparison.folder import tables_page
+from mergecore.comparison.methods import Comparison
+from mergecore.comparison.tables import preference_table, wide_preferences
 from mergecore.run_folder import RunRecord
 
 PLAIN_SECONDS = 10.0  # between plain lines when the output is no terminal

@@ -10,9 +10,9 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mergecore.compare_config import MethodConfig, ReferenceConfig
-from mergecore.compare_folder import comparison_tables, write_comparison
-from mergecore.compare_methods import (
+from mergecore.comparison.config import MethodConfig, ReferenceConfig
+from mergecore.comparison.folder import comparison_tables, write_comparison
+from mergecore.comparison.methods import (
     Comparison,
     MethodResult,
     Points,
@@ -21,7 +21,7 @@ from mergecore.compare_methods import (
     reference_study,
     scale_of,
 )
-from mergecore.compare_tables import counts, kind_of_data, measured, points_table, preference_table
+from mergecore.comparison.tables import counts, kind_of_data, measured, points_table, preference_table
 from mergecore.contenders.base import Contender
 from mergecore.errors import InputError, NumericalError
 from mergecore.figures import methods_figure

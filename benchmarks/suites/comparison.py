@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.tables import RESULTS
 from flows.terminal import running
-from mergecore.compare_config import CompareConfig
+from mergecore.comparison.config import CompareConfig
 from mergecore.config import parse_config
 
 FURTHER: tuple[dict[str, Any], ...] = tuple(

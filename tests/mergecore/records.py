@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mergecore.compare_methods import Comparison, MethodResult, Points
+from mergecore.comparison.methods import Comparison, MethodResult, Points
 from mergecore.run_folder import EVALUATION_FACTS, RunRecord, TaskInfo, coefficient_columns, front_columns
 
 HOSTILE_NAMES = (

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mergecore.compare_methods import Comparison
 from mergecore.compare_page import headline, page_data, render_comparison
-from mergecore.compare_tables import accuracy_table, measures_table, preference_table
+from mergecore.comparison.methods import Comparison
+from mergecore.comparison.tables import accuracy_table, measures_table, preference_table
 from mergecore.run_folder import TaskInfo
 from tests.mergecore.records import HOSTILE_NAMES, make_comparison
 from tests.mergecore.test_report import Page

@@ -12,7 +12,8 @@ import numpy as np
 
 from mergecore.alignment import align
 from mergecore.checkpoints import open_checkpoint
-from mergecore.compare_config import MethodConfig, ReferenceConfig
+from mergecore.comparison.config import MethodConfig, ReferenceConfig
+from mergecore.comparison.names import kind_of
 from mergecore.config import StudyConfig
 from mergecore.contenders import CONTENDERS
 from mergecore.contenders.base import Contender, Field
@@ -22,7 +23,6 @@ from mergecore.contenders.task_arithmetic import TaskArithmetic
 from mergecore.fronts.indicators import preferences
 from mergecore.merging import MERGES
 from mergecore.merging.base import merge_study
-from mergecore.methods import kind_of
 from mergecore.run_folder import TaskInfo
 from mergecore.search import SEARCHES, Search
 from mergecore.study import Opened, Study, objectives_of, prepare

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergecore.compare_methods import Comparison
 from mergecore.compare_page import render_comparison
-from mergecore.compare_tables import (
+from mergecore.comparison.methods import Comparison
+from mergecore.comparison.tables import (
     KINDS,
     accuracy_table,
     counts,

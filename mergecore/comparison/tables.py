@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from mergecore.compare_methods import Comparison, MethodResult, Points
+from mergecore.comparison.methods import Comparison, MethodResult, Points
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import (
     generational_distance,

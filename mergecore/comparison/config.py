@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from mergecore.comparison.names import COMPARED, check_options, kind_of, method_names
 from mergecore.errors import InputError
-from mergecore.methods import COMPARED, check_options, kind_of, method_names
 from mergecore.section import Section, checked_name, known
 from mergecore.transforms import TRANSFORMS
 

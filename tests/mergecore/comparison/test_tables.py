@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mergecore.compare_methods import Comparison, MethodResult, Points
-from mergecore.compare_tables import (
+from mergecore.comparison.methods import Comparison, MethodResult, Points
+from mergecore.comparison.tables import (
     accuracy_table,
     kind_of_data,
     left_out,

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from mergecore.compare_config import MethodConfig
+from mergecore.comparison.config import MethodConfig
+from mergecore.comparison.names import kind_of
 from mergecore.config import StudyConfig, parse_config
 from mergecore.contenders import CONTENDERS
 from mergecore.errors import InputError, first_line
-from mergecore.methods import kind_of
 from mergecore.pick import Pick, pick_point
 from mergecore.registry import did_you_mean
 from mergecore.run_folder import FRONT_KINDS, RunRecord, TaskInfo, coefficient_columns, front_columns

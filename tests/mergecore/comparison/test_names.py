@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mergecore.compare_config import CompareConfig, MethodConfig
-from mergecore.compare_methods import counts_of, preferences_of, scale_of
+from mergecore.comparison.config import CompareConfig, MethodConfig
+from mergecore.comparison.methods import counts_of, preferences_of, scale_of
+from mergecore.comparison.names import KINDS, kind_of, method_names
 from mergecore.config import StudyConfig, parse_config
 from mergecore.contenders import CONTENDERS
 from mergecore.errors import InputError
 from mergecore.merging import MERGES
-from mergecore.methods import KINDS, kind_of, method_names
 from mergecore.search import SEARCHES
 from mergecore.transforms import TRANSFORMS
 

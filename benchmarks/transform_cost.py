@@ -1,14 +1,13 @@
 """What transforms and data-free merges cost, in reads of the task matrix, at the size of CLIP's ViT-B/32.
 
-The base is random, a fine-tuned model differs from it by a product of rank 16 and noise. Every transform and merge is
-made by a process of its own, in the way a study makes it: its time is that of its own pass over the tensors, and its
-memory what it adds to the peak of a process that does all the rest.
+The base is random, a fine-tuned model differs from it by a product of rank 16 and noise. Every transform changes a copy
+of the task matrix in a process of its own, every merge writes its column in one; memory is what that process needs
+beyond one that maps and reads the task matrix.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import resource
 import shutil
@@ -17,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,26 +23,25 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
 from benchmarks.tables import write_table
-from mergecore.checkpoints import TensorInfo, open_checkpoint, write_safetensors
+from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
 from mergecore.config import parse_config
 from mergecore.merging import MERGES
 from mergecore.merging.base import merge_study
 from mergecore.study import Study
-from mergecore.task_matrix import TaskMatrix
-from mergecore.task_vectors import build_task_matrix
+from mergecore.task_matrix import TaskMatrix, open_task_matrix
+from mergecore.task_vectors import build_task_matrix, task_matrix_key
 from mergecore.transforms import TRANSFORMS
-from mergecore.transforms.base import generator
+from mergecore.transforms.base import apply, generator
 
-MODELS, RANK, NOISE, THREADS, READS = 8, 16, 1e-3, 2, 9
+MODELS, RANK, NOISE, READS = 8, 16, 1e-3, 9
 FEWER = {"slerp": 2}
 """Number of models for methods that cannot take all."""
 NOTE = f"""\
-{MODELS} models (SLERP: 2) of 87 M float32, page cache warm, {THREADS} threads. *One read* is the sum over the mapped \
-task matrix of as many models, in the same process, the median of {READS}. Time is that of the method's pass over the \
-tensors, before the files are flushed; *processor s* counts all threads and not what other processes take. *Extra \
-memory*: the peak of the process beyond that of one that only builds the task matrix (transforms, which change it in \
-place) or only maps and reads it (merges, which write one more column, mapped like the others); a candidate is the \
-size of one model. Once made, the result is found by its content."""
+{MODELS} models (SLERP: 2) of 87 M float32, page cache warm, one thread. *One read* is the sum over the mapped task \
+matrix of as many models, in the same process, the median of {READS}. The ratio is of processor time, which other work \
+on the machine does not change. *Extra memory* is the peak of the process beyond that of one that only maps and reads \
+the task matrix; a candidate is the size of one model. A transform works in place, a merge writes one \
+more column, whose mapped pages count. Once made, the result is found by its content."""
 
 
 def write_models(folder: Path, count: int) -> None:
@@ -70,139 +67,130 @@ def write_models(folder: Path, count: int) -> None:
         write_safetensors(folder / f"m{model}.safetensors", infos, functools.partial(tuned, model))
 
 
-class Clock:
-    """A callback of progress that keeps when each tensor was done, by the wall and by the processor."""
-
-    def __init__(self) -> None:
-        self.ticks: list[tuple[float, float]] = []
-
-    def __call__(self, done: int, count: int) -> None:
-        self.ticks.append((time.perf_counter(), time.process_time()))
-
-    def since(self, tick: int) -> tuple[float, float]:
-        """Seconds of wall and processor time from a tick to the last one."""
-        (begun, busy), (ended, spent) = self.ticks[tick], self.ticks[-1]
-        return ended - begun, spent - busy
-
-
-def build(place: Path, count: int, transform: str = "none", progress: Clock | None = None) -> TaskMatrix:
-    """The task matrix of the first ``count`` models beside the folder ``place``, found there or built."""
-    folder = place.parent
+def opened(folder: Path, count: int) -> tuple[Checkpoint, dict[str, Checkpoint]]:
+    """The base and the first ``count`` models."""
     names = ("base", *(f"m{n}" for n in range(count)))
-    opened = {name: open_checkpoint(folder / f"{name}.safetensors", home=folder) for name in names}
-    base, prints = opened.pop("base"), folder / "fingerprints"
-    return build_task_matrix(place, base, opened, transform=transform, fingerprints=prints, progress=progress)
+    found = {name: open_checkpoint(folder / f"{name}.safetensors", home=folder) for name in names}
+    return found.pop("base"), found
 
 
-def measure_transform(folder: Path, name: str, count: int) -> dict[str, float]:
-    """Seconds of a transform's pass, of one read and of the same call again; peak memory of this process in bytes."""
-    torch.set_num_threads(THREADS)
-    clock = Clock()
-    matrix = build(folder / "transformed", count, name, clock)
-    read = seconds_of_a_read(matrix)
-    # every tensor is written, then every tensor is transformed
-    passed = clock.since(len(clock.ticks) // 2 - 1)
-    return figures(matrix, passed, read, lambda: build(folder / "transformed", count, name))
+def build(folder: Path, count: int, transform: str = "none") -> TaskMatrix:
+    """The task matrix of the first ``count`` models, found or built."""
+    base, models = opened(folder, count)
+    prints = folder / "fingerprints"
+    return build_task_matrix(folder / "matrices", base, models, transform=transform, fingerprints=prints)
 
 
-def measure_merge(folder: Path, name: str, count: int) -> dict[str, float]:
-    """The same of a merge; of a process that only maps and reads the task matrix when ``name`` is empty."""
-    torch.set_num_threads(THREADS)
-    clock = Clock()
-    matrix = build(folder / "plain", count)
-    read = seconds_of_a_read(matrix)
-    models = [{"name": model, "source": f"{model}.safetensors"} for model in matrix.models]
-    task = {"name": "none", "evaluator": "python", "metric": "score", "args": {"function": "none:none"}}
-    config = parse_config({"base": "base.safetensors", "models": models, "tasks": [task]})
-    # as much of a study as merges without data look at
-    place = folder / "plain" / matrix.key
-    study = Study(config, folder, matrix.models, place, matrix.key, None, {}, (), "cpu", "float32", {})
-    clock(0, 0)
-    if name:
-        merge_study(study, name, progress=clock)
-    return figures(matrix, clock.since(0), read, lambda: merge_study(study, name) if name else None)
+def copied(folder: Path, count: int, transform: str) -> Path:
+    """A copy of the task matrix as it is, where the transformed one will be looked for."""
+    base, models = opened(folder, count)
+    prints = [checkpoint.fingerprint(folder / "fingerprints") for checkpoint in (base, *models.values())]
+    options = TRANSFORMS.get(transform).Options().model_dump()
+    key = task_matrix_key(prints[0], prints[1:], transform=transform, options=options)
+    return Path(shutil.copytree(folder / "matrices" / build(folder, count).key, folder / "matrices" / key))
 
 
-def seconds_of_a_read(matrix: TaskMatrix) -> float:
-    """The sum over all differences: the median of some, as busy as the machine is; and over the base, unmeasured."""
-    matrix.base_P.sum()
-    clock = Clock()
-    for done in range(READS + 1):
-        matrix.deltas_MD.sum()
-        clock(done, READS)
-    walls = [wall for wall, _ in clock.ticks]
-    return statistics.median(after - before for before, after in itertools.pairwise(walls))
+def measure(place: Path, name: str) -> dict[str, float]:
+    """In a process of its own: seconds of a method, of one read and of the same call again; peak memory in bytes.
 
-
-def figures(
-    matrix: TaskMatrix, passed: tuple[float, float], read: float, again: Callable[[], object]
-) -> dict[str, float]:
-    """What a process that measures prints."""
+    Args:
+        place: the folder of a task matrix; a transform changes it.
+        name: of a transform or a merge; "none" only maps and reads.
+    """
+    torch.set_num_threads(1)
+    changes = name in TRANSFORMS and name != "none"
+    matrix = open_task_matrix(place, writable=changes)
+    count, folder = len(matrix.models), place.parents[1]
+    read = processor_seconds_of_a_read(matrix)
+    begun, busy = time.perf_counter(), time.process_time()
+    if changes:
+        cls = TRANSFORMS.get(name)
+        apply(cls(cls.Options()), matrix)
+    elif name in MERGES:
+        study = study_over(matrix, place)
+        merge_study(study, name)
+    seconds, processor = time.perf_counter() - begun, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     begun = time.perf_counter()
-    again()
-    cached = time.perf_counter() - begun
-    seconds, processor = passed
+    if name in MERGES:
+        merge_study(study, name)
+    else:
+        build(folder, count, name)
     return {
         "seconds": seconds,
         "processor": processor,
         "read": read,
-        "cached": cached,
+        "again": time.perf_counter() - begun,
         "peak": peak,
         "candidate": matrix.base_P.nbytes,
     }
 
 
-def in_a_process(kind: str, folder: Path, name: str, count: int) -> dict[str, float]:
-    """`measure_<kind>` in a process of its own."""
-    command = [sys.executable, __file__, kind, str(folder), name, str(count)]
+def processor_seconds_of_a_read(matrix: TaskMatrix) -> float:
+    """Of the sum over all differences; the base is read too, but not timed."""
+    matrix.base_P.sum()
+    taken = []
+    for _ in range(READS):
+        begun = time.process_time()
+        matrix.deltas_MD.sum()
+        taken.append(time.process_time() - begun)
+    return statistics.median(taken)
+
+
+def study_over(matrix: TaskMatrix, place: Path) -> Study:
+    """As much of a study as merges without data look at."""
+    models = [{"name": name, "source": f"{name}.safetensors"} for name in matrix.models]
+    score = {"evaluator": "python", "metric": "score", "direction": "maximize", "args": {"function": "none:none"}}
+    config = parse_config({"base": "base.safetensors", "models": models, "tasks": [{"name": "none", **score}]})
+    return Study(config, place.parents[1], matrix.models, place, matrix.key, None, {}, (), "cpu", "float32", {})
+
+
+def in_a_process(place: Path, name: str) -> dict[str, float]:
+    """`measure`, in a process of its own."""
+    command = [sys.executable, __file__, str(place), name]
     found: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    shutil.rmtree(folder / "transformed", ignore_errors=True)
+    print(f"{name}: {found['seconds']:.1f} s", file=sys.stderr, flush=True)
     return found
 
 
-def row(method: str, found: dict[str, float], beside: dict[str, float], count: int) -> dict[str, object]:
-    """A line of the table; ``beside`` is of the process that does all but the method's pass."""
+def row(method: str, count: int, found: dict[str, float], beside: dict[str, float]) -> dict[str, object]:
+    """A line of the table; ``beside`` is of the process that only maps and reads."""
     extra = found["peak"] - beside["peak"]
-    print(f"{method}: {found['seconds']:.1f} s", file=sys.stderr, flush=True)
     return {
         "method": method,
         "models": count,
         "s": found["seconds"],
         "processor s": found["processor"],
         "one read s": found["read"],
-        "time / one read": found["seconds"] / found["read"],
+        "time / one read": found["processor"] / found["read"],
         "extra memory MB": extra / 1e6,
         "in candidates": extra / found["candidate"],
-        "the same call again ms": 1e3 * found["cached"],
+        "the same call again ms": 1e3 * found["again"],
     }
 
 
 def main() -> None:
-    """Write the models, measure each method in a process of its own, print and store the table."""
+    """Write the models, measure each method, print and store the table."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_models(folder, MODELS)
-        for count in {MODELS, *FEWER.values()}:
-            build(folder / "plain", count)
-        untransformed = in_a_process("transform", folder, "none", MODELS)
+        plain = {count: folder / "matrices" / build(folder, count).key for count in {MODELS, *FEWER.values()}}
+        mapped = {count: in_a_process(place, "none") for count, place in plain.items()}
         for name in TRANSFORMS:
             if name != "none":
-                found = in_a_process("transform", folder, name, MODELS)
-                rows.append(row(f"transform {name}", found, untransformed, MODELS))
+                place = copied(folder, MODELS, name)
+                rows.append(row(f"transform {name}", MODELS, in_a_process(place, name), mapped[MODELS]))
+                shutil.rmtree(place)
         for name in MERGES:
             if not MERGES.get(name).needs_data:
                 count = FEWER.get(name, MODELS)
-                mapped, found = (in_a_process("merge", folder, which, count) for which in ("", name))
-                rows.append(row(f"merge {name}", found, mapped, count))
+                rows.append(row(f"merge {name}", count, in_a_process(plain[count], name), mapped[count]))
     write_table("transform_cost", rows, note=NOTE)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        kind, folder, name, count = sys.argv[1:]
-        function = {"transform": measure_transform, "merge": measure_merge}[kind]
-        print(json.dumps(function(Path(folder), name, int(count))))
+        print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2])))
     else:
         main()

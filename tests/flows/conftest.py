@@ -90,6 +90,19 @@ def counted(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Coun
     return CountedStudy(tmp_path / "study")
 
 
+@pytest.fixture
+def three(counted: CountedStudy) -> dict[str, Any]:
+    """The counted study with a third model, and a task for each model."""
+    config = counted.config
+    third = write_checkpoint(counted.folder / "s.safetensors", random_state(3))
+    arguments = config["tasks"][0]["args"]
+    tasks = [
+        {"name": name, "evaluator": "python", "args": {**arguments, "task": task}}
+        for name, task in zip("qrs", "abc", strict=True)
+    ]
+    return {**config, "models": [*config["models"], {"name": "s", "source": third}], "tasks": tasks}
+
+
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server of the tests' own, with its own database."""

@@ -41,30 +41,17 @@ FILES = {
 
 
 @pytest.fixture
-def three(counted: CountedStudy) -> dict[str, Any]:
-    """Three models and their tasks."""
-    config = counted.config
-    third = write_checkpoint(counted.folder / "s.safetensors", random_state(3))
-    models = [*config["models"], {"name": "s", "source": third}]
-    arguments = config["tasks"][0]["args"]
-    tasks = [
-        {"name": n, "evaluator": "python", "args": {**arguments, "task": t}} for n, t in zip("qrs", "aba", strict=True)
-    ]
-    return {
-        **config,
-        "models": models,
-        "tasks": tasks,
-        "search": {"method": "map", "samples": 12},
-        "compare": {"methods": METHODS, "preferences": 4},
-    }
+def compared(three: dict[str, Any]) -> dict[str, Any]:
+    """Three models, and what is compared on them."""
+    return {**three, "search": {"method": "map", "samples": 12}, "compare": {"methods": METHODS, "preferences": 4}}
 
 
 def compare(config: dict[str, Any], out: Path, **changes: Any) -> Path:
     return Path(compare_flow(parse_config({**config, **changes}), str(out)))
 
 
-def test_tables_of_every_method_and_number_of_models(three: dict[str, Any], tmp_path: Path) -> None:
-    folder = compare(three, tmp_path / "out")
+def test_tables_of_every_method_and_number_of_models(compared: dict[str, Any], tmp_path: Path) -> None:
+    folder = compare(compared, tmp_path / "out")
     assert {path.name for path in folder.iterdir()} == FILES
     sums = pd.read_csv(folder / "preferences.csv").set_index("method")
     assert list(sums.index) == METHODS
@@ -90,8 +77,8 @@ def test_tables_of_every_method_and_number_of_models(three: dict[str, Any], tmp_
     assert sums.loc["preference_weights", "3 mean"] == pytest.approx((preferences * found).sum(axis=1)[1:].mean())
 
 
-def test_the_front_of_a_search_is_measured_beside_its_choices(three: dict[str, Any], tmp_path: Path) -> None:
-    folder = compare(three, tmp_path / "out", compare={"methods": ["map"], "counts": [3], "preferences": 2})
+def test_the_front_of_a_search_is_measured_beside_its_choices(compared: dict[str, Any], tmp_path: Path) -> None:
+    folder = compare(compared, tmp_path / "out", compare={"methods": ["map"], "counts": [3], "preferences": 2})
     points = pd.read_csv(folder / "points.csv")
     front = points[points["use"] == "front"]
     assert len(points[points["use"] == "preference"]) == 3
@@ -100,36 +87,36 @@ def test_the_front_of_a_search_is_measured_beside_its_choices(three: dict[str, A
 
 
 def test_nothing_is_evaluated_twice_and_tables_are_the_same(
-    three: dict[str, Any], counted: CountedStudy, tmp_path: Path
+    compared: dict[str, Any], counted: CountedStudy, tmp_path: Path
 ) -> None:
-    first = compare(three, tmp_path / "one")
+    first = compare(compared, tmp_path / "one")
     calls = sum(counted.calls.values())
-    second = compare(three, tmp_path / "two")
+    second = compare(compared, tmp_path / "two")
     assert sum(counted.calls.values()) == calls
     for name in ("points.csv", "preferences.csv", "accuracy.csv", "measures.csv"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-def test_a_reference_model_is_no_merge(three: dict[str, Any], tmp_path: Path) -> None:
-    references = [{"name": "multi-task", "source": three["models"][2]["source"], "models": [2]}]
-    folder = compare(three, tmp_path / "out", compare={"methods": ["soup"], "references": references})
+def test_a_reference_model_is_no_merge(compared: dict[str, Any], tmp_path: Path) -> None:
+    references = [{"name": "multi-task", "source": compared["models"][2]["source"], "models": [2]}]
+    folder = compare(compared, tmp_path / "out", compare={"methods": ["soup"], "references": references})
     accuracy = pd.read_csv(folder / "accuracy.csv")
     assert list(accuracy[accuracy["models"] == 2]["method"]) == ["soup", "multi-task"]
     assert list(accuracy[accuracy["models"] == 3]["method"]) == ["soup"]
     assert "multi-task" not in set(pd.read_csv(folder / "measures.csv")["method"])
 
 
-def test_a_reference_that_does_not_fit_is_left_out(three: dict[str, Any], tmp_path: Path) -> None:
+def test_a_reference_that_does_not_fit_is_left_out(compared: dict[str, Any], tmp_path: Path) -> None:
     state = {"embed": random_state(0)["embed"]}
     other = write_checkpoint(tmp_path / "other.safetensors", state)
     references = [{"name": "multi-task", "source": other}]
-    folder = compare(three, tmp_path / "out", compare={"methods": ["soup"], "references": references, "counts": [3]})
+    folder = compare(compared, tmp_path / "out", compare={"methods": ["soup"], "references": references, "counts": [3]})
     assert "The model 'multi-task' has another architecture than the base" in (folder / "tables.md").read_text()
 
 
-def test_nothing_to_compare_is_one_sentence(three: dict[str, Any], tmp_path: Path) -> None:
+def test_nothing_to_compare_is_one_sentence(compared: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No method could be compared; the first one: SLERP merges two models"):
-        compare(three, tmp_path / "out", compare={"methods": ["slerp"], "counts": [3]})
+        compare(compared, tmp_path / "out", compare={"methods": ["slerp"], "counts": [3]})
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
@@ -149,11 +136,11 @@ def test_held_out_data_is_what_tables_show(pico_config: dict[str, Any], home: Pa
     assert "other &lt;b&gt;" in (folder / "tables.md").read_text()
 
 
-def test_everything_is_in_mlflow_and_prefect(three: dict[str, Any], tmp_path: Path) -> None:
+def test_everything_is_in_mlflow_and_prefect(compared: dict[str, Any], tmp_path: Path) -> None:
     from mlflow import MlflowClient
     from prefect.artifacts import Artifact
 
-    folder = compare(three, tmp_path / "out", compare={"methods": ["map", "soup", "slerp"], "preferences": 2})
+    folder = compare(compared, tmp_path / "out", compare={"methods": ["map", "soup", "slerp"], "preferences": 2})
     tracking = json.loads((folder / "summary.json").read_text())["tracking"]
     client = MlflowClient(tracking["uri"])
     parent = client.get_run(tracking["run_id"])

@@ -183,3 +183,25 @@ def test_names_are_data_everywhere(counted: CountedStudy, tmp_path) -> None:
     assert record.models == names
     assert "<script>alert(1)" not in (folder / "report.html").read_text()
     assert list(record.front.columns[:2]) == [f"c.{name}" for name in names]
+
+
+def test_nested_map_evaluates_only_what_its_pairs_need(three: dict[str, Any], counted: CountedStudy, tmp_path) -> None:
+    changes = {"search": {"method": "nested_map", "order": "given"}, "front": {**three["front"], "verify": 0}}
+    folder = run(three, tmp_path / "out", **changes)
+    record = read_run(folder)
+    # two models on their own tasks, then that merge and the third on all three
+    assert record.summary["evaluations"]["pairs"] == 20 * 2 + 20 * 3
+    assert sum(counted.calls.values()) == len(counted.calls) == 20 * 2 + 20 * 3
+    assert [pair["pair"] for pair in record.summary["rounds"]] == [["0", "1"], ["2", "(0+1)"]]
+    assert len(record.front) > 1
+    calls = counted.calls
+    assert (run(three, tmp_path / "again", **changes) / "front.csv").read_bytes() == (folder / "front.csv").read_bytes()
+    assert counted.calls == calls
+
+
+def test_bayesian_map_in_rounds(counted: CountedStudy, tmp_path) -> None:
+    search = {"method": "bayesian_map", "acquisition": "angular_bins", "samples": 12}
+    record = read_run(run(counted.config, tmp_path / "out", search=search))
+    assert record.evaluations["round"].value_counts().to_dict() == {0: 6, 1: 3, 2: 3, 3: 4}  # the last is verification
+    assert [found["known"] for found in record.summary["rounds"]] == [6, 9]
+    assert record.surrogates.keys() == {"a", "b"}

@@ -36,7 +36,13 @@ def main() -> None:
 
             options = COMPARED[name]
             models = {count: module.multitask(home_folder(), count) for count in options["multitask_for"]}
-            compare(config, description=SUITES[name], multitask=models, **options["budget"])
+            compare(
+                config,
+                description=SUITES[name],
+                findings=options["findings"],
+                multitask=models,
+                **options["budget"],
+            )
         else:
             from benchmarks.suites.fronts import run
 

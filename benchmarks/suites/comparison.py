@@ -22,6 +22,7 @@ def compare(
     config: dict[str, Any],
     *,
     description: str,
+    findings: str,
     multitask: dict[int, Path],
     transforms_for: tuple[int, ...],
     adamerging_for: tuple[int, ...] | None = None,
@@ -31,6 +32,7 @@ def compare(
     Args:
         config: of the suite.
         description: of the suite, which opens the page.
+        findings: what there is to see, which follows it.
         multitask: number of models to the model fine-tuned on all their tasks at once.
         transforms_for: numbers of models for which MAP is put over transforms.
         adamerging_for: numbers of models for which AdaMerging is compared; default: all.
@@ -55,6 +57,7 @@ def compare(
         f"# compare_{study.name}",
         f"{description[0].upper()}{description[1:]}.",
         f"Made by `python -m benchmarks.suites compare {study.name}` on {machine}.",
+        f"## Findings\n\n{findings}",
         f"![Fronts and methods for two models]({picture.name})",
         "",
     ]

@@ -16,7 +16,7 @@ from mergecore.merging.base import Merge
 from mergecore.options import PluginOptions
 from mergecore.transforms.tsv_m import nearest_orthonormal
 
-SCALES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0)
+SCALES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 2.6, 3.6, 5.0)
 """Equal singular values are small ones where a few directions carry most of a task vector."""
 
 

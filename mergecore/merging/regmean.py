@@ -4,6 +4,8 @@ The merged weight of a linear layer is the one whose outputs are nearest to ever
 W = (Σ G_n)⁻¹ Σ G_n W_n with the Gram matrices G_n = XᵀX of the layer's inputs, their off-diagonal elements shrunk. The
 base cancels, so differences are merged like weights. Everything that is not the weight of a linear layer is averaged;
 so are weights that are also an embedding, and attention projections that torch packs into one matrix.
+
+In memory meanwhile: of every model and linear layer the square of the layer's input width, in float64.
 """
 
 from __future__ import annotations

@@ -207,7 +207,12 @@ def test_what_is_compared_is_a_study(
     monkeypatch.setattr(comparison, "RESULTS", tmp_path)
     config = suite.build(home)
     comparison.compare(
-        config, description="pictures", multitask={2: suite.multitask(home, 2)}, transforms_for=(2,), adamerging_for=()
+        config,
+        description="pictures",
+        findings="none",
+        multitask={2: suite.multitask(home, 2)},
+        transforms_for=(2,),
+        adamerging_for=(),
     )
     (study,) = given
     entrants = {getattr(one, "label", "") or one.name for one in study.comparison.entrants(2)}

@@ -27,30 +27,8 @@ SUITES = {
 """Name to description; it opens the suite's page, so it says what differs from the paper and what was tried before."""
 
 COMPARED: dict[str, dict[str, Any]] = {
-    "vision8": {
-        "multitask_for": range(2, 9),
-        "budget": {"transforms_for": (2, 3, 8)},
-        "findings": "MAP's mean is above TIES, DARE-TIES, task arithmetic, task arithmetic with the preference as "
-        "weights and the soup at every N; up to N = 7 it is above every merge but MAP under TSV-M. With eight tasks "
-        "TSV-M and Iso-C with one scale reach it: the base saw the mixture of the eight sets and is at 0.671 itself, so "
-        "there is little to gain, and differences there are below the error of 600 pictures a set. MAP under TSV-M has "
-        "the largest share of the hypervolume at N = 2, 3 and 8; MAP under DARE has the smallest of the four at N = 2 "
-        "and 3, under TIES at N = 8. Validation pictures of gtsrb are near those of training, so its fronts are "
-        "predicted, rightly for validation, higher than they are on test.",
-    },
-    "text6": {
-        # a step of AdaMerging takes a second a task
-        "multitask_for": (2, 3, 6),
-        "budget": {"transforms_for": (2, 6), "adamerging_for": (2,)},
-        "findings": "MAP's mean is above TIES, DARE-TIES, task arithmetic, task arithmetic with the preference as "
-        "weights and the soup from N = 3 on. At N = 2 task arithmetic and DARE-TIES are 0.005 and 0.007 above it: both "
-        "tasks are served by one point nearly as well as by two models (0.855), so a front has little to offer, and MAP "
-        "chooses among its points by surrogates of 64 validation texts a task (an error of 0.05 each; R² 0.65 on sst2), "
-        "where one scale for all has little to get wrong; the error of 400 test texts is 0.018. Methods that change the "
-        "task vectors themselves go further than any coefficients of the plain ones: TSV-M and Iso-C from N = 4, and "
-        "RegMean, which sees the models' data, at every N. Of the fronts, MAP under DARE has the largest share of the "
-        "hypervolume at N = 2 and under TSV-M at N = 6; under TSV-M at N = 2 it fails, because half of the singular "
-        "directions of each model are dropped and coefficients end at the box's upper bound of 2.",
-    },
+    "vision8": {"multitask_for": range(2, 9), "budget": {"transforms_for": (2, 3, 8)}},
+    # a step of AdaMerging takes a second a task
+    "text6": {"multitask_for": (2, 3, 6), "budget": {"transforms_for": (2, 6), "adamerging_for": (2,)}},
 }
-"""Suites that all methods are compared on: for which numbers of models what is dear is done, and what was found."""
+"""Suites that all methods are compared on, and for which numbers of models what is dear is done."""

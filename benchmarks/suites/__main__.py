@@ -6,12 +6,18 @@ import json
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import yaml
 
 from benchmarks.suites import COMPARED, SUITES
 from benchmarks.suites.data import data_folder
 from mergecore.files import home_folder
+
+FINDINGS = Path(__file__).parent / "findings.yaml"
+"""What there is to see in the comparisons, by suite."""
 
 
 def main() -> None:
@@ -39,7 +45,7 @@ def main() -> None:
             compare(
                 config,
                 description=SUITES[name],
-                findings=options["findings"],
+                findings=yaml.safe_load(FINDINGS.read_text("utf-8"))[name],
                 multitask=models,
                 **options["budget"],
             )

@@ -16,8 +16,8 @@ from mergecore.merging.base import Merge
 from mergecore.options import PluginOptions
 from mergecore.transforms.tsv_m import nearest_orthonormal
 
-SCALES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 2.6, 3.6, 5.0)
-"""Equal singular values are small ones where a few directions carry most of a task vector."""
+SCALES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+"""Steps of √2: equal singular values are small where a few directions carry most of a task vector, so scales vary."""
 
 
 class IsoC(Merge):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -110,7 +109,7 @@ def measure(place: Path, name: str) -> dict[str, float]:
         study = study_over(matrix, place)
         merge_study(study, name)
     seconds, processor = time.perf_counter() - begun, time.process_time() - busy
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     begun = time.perf_counter()
     if name in MERGES:
         merge_study(study, name)
@@ -124,6 +123,15 @@ def measure(place: Path, name: str) -> dict[str, float]:
         "peak": peak,
         "candidate": matrix.base_P.nbytes,
     }
+
+
+def peak_memory() -> int:
+    """Most bytes that this process ever had in memory.
+
+    Not `resource.getrusage`: what that says of a new process begins with the peak of the one that started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 def processor_seconds_of_a_read(matrix: TaskMatrix) -> float:

@@ -80,7 +80,7 @@ def test_a_joint_training_serves_every_head_and_leaves_heads_frozen() -> None:
     assert drawn_sizes == {("few", 8), ("many", 8)}
     for task, x in inputs.items():
         assert torch.equal(heads[task].weight, before[task])
-        assert float((heads[task](body(x)).argmax(1) == labels[task]).float().mean()) > 0.95
+        assert float((heads[task](body(x)).argmax(1) == labels[task]).float().mean()) > 0.85  # chance: 0.5
 
 
 def test_repeatable_leaves_the_callers_generator_alone() -> None:

@@ -13,6 +13,7 @@ NAMES = (
     "transform_cost",
     "whole_stack",
     "digits_fronts",
+    "sample_efficiency",
 )
 
 

@@ -45,6 +45,12 @@ class Measurer:
 
     def measure(self, coefficients_KN: np.ndarray, measured: Sequence[int]) -> np.ndarray:
         """Metrics [K, M] on some of ``study.measured``; what the ledger knows is not evaluated again."""
+        return self.measure_with_noise(coefficients_KN, measured)[0]
+
+    def measure_with_noise(
+        self, coefficients_KN: np.ndarray, measured: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `measure`, with the metrics' standard errors [K, M], NaN where unknown."""
         study = self._study
         keys = [[study.evaluation_key(c, m) for m in measured] for c in coefficients_KN]
         names = [study.measured[m].task.metric for m in measured]
@@ -59,9 +65,9 @@ class Measurer:
                 for m, outcome in zip(missing, outcomes, strict=True):
                     ledger.record(_fact(study, c, m, outcome), study.measured[m].task.metric)
             found = _known(ledger, keys, names)
-        return np.array(
-            [[found[key].metrics.get(name, np.nan) for key, name in zip(row, names, strict=True)] for row in keys]
-        )
+        facts = [[(found[key], name) for key, name in zip(row, names, strict=True)] for row in keys]
+        metrics = np.array([[fact.metrics.get(name, np.nan) for fact, name in row] for row in facts])
+        return metrics, np.array([[fact.noise.get(name, np.nan) for fact, name in row] for row in facts])
 
     def _evaluate(self, jobs: list[tuple[tuple[float, ...], tuple[int, ...]]]) -> Iterable[list[Outcome]]:
         if not jobs:

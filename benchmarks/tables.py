@@ -20,11 +20,15 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def machine() -> str:
+    """What results were measured on."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
 def write_table(name: str, rows: Sequence[Mapping[str, object]], *, note: str) -> None:
     """Print a table and keep it as ``results/<name>.md`` with what it was measured on."""
     text = markdown(rows)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     print(text, f"\n{note}\n", flush=True)
     RESULTS.mkdir(exist_ok=True)
-    body = f"# {name}\n\n{note}\n\nMade by `python -m benchmarks {name}` on {machine}.\n\n{text}\n"
+    body = f"# {name}\n\n{note}\n\nMade by `python -m benchmarks {name}` on {machine()}.\n\n{text}\n"
     (RESULTS / f"{name}.md").write_text(body)

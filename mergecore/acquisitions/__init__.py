@@ -8,6 +8,7 @@ ACQUISITIONS = Registry(
     "acquisition",
     {
         "angular_bins": "mergecore.acquisitions.angular_bins:AngularBins",
+        "front": "mergecore.acquisitions.front:FrontPoints",
         "hypervolume": "mergecore.acquisitions.hypervolume:ExpectedHypervolume",
     },
 )

@@ -79,7 +79,8 @@ class BayesianMapSearch(MapSearch):
         if not done and len(pending):
             return np.empty((0, self.models))  # nothing to learn from yet
         if not done:
-            return sample(self.options.sampler, self.initial, box=self.box_N2, seed=self.options.seed)
+            # base and single models are seldom on a front, and few samples have to pay at once
+            return sample(self.options.sampler, self.initial, box=self.box_N2, seed=self.options.seed, anchors=False)
         count = min(self.options.batch, self.budget - done - len(pending))
         if count <= 0:
             return np.empty((0, self.models))

@@ -1,7 +1,10 @@
 """A metric as its quadratic surrogate plus a Gaussian process on what that leaves over.
 
-The quadratic says what MAP knows of a merge before much was evaluated; the process takes over where evaluations show
-that it is wrong. Models of all metrics are BoTorch's, maximised, in units of the metric's own spread.
+The quadratic says what MAP knows of a merge before much was evaluated, the process takes over as evaluations come: the
+process's mean is the quadratic's deviation from the metric's mean, times p / (p + K), so that p parameters count for as
+many evaluations. With the whole quadratic as its mean a process is too sure of it to look where it is wrong (measured
+in benchmarks/results/sample_efficiency.md). Models of all metrics are BoTorch's, maximised, in units of the metric's
+own spread.
 
 Shape suffixes: K evaluations, N coefficients, T objectives, P points.
 """
@@ -19,10 +22,9 @@ from botorch.exceptions.warnings import BotorchWarning
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import ModelListGP, SingleTaskGP
 from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
-from gpytorch.kernels import ScaleKernel
 from gpytorch.mlls import SumMarginalLogLikelihood
-from gpytorch.priors import GammaPrior
 
+from mergecore.surrogates.least_squares import parameter_count
 from mergecore.surrogates.links import Link
 from mergecore.surrogates.quadratic import QuadraticFit, QuadraticSurrogate
 
@@ -31,10 +33,11 @@ SMALLEST_NOISE = 1e-3
 
 
 class QuadraticMean(gpytorch.means.Mean):
-    """The quadratic surrogate as the mean of a process over the unit box.
+    """The quadratic surrogate, weighted, as the mean of a process over the unit box.
 
     Args:
         surrogate: of the metric.
+        weight: of the quadratic, in [0, 1]; 0 leaves the metric's centre.
         box_N2: the box that the unit box stands for.
         sign: -1 for a metric to minimise.
         centre: of the metric.
@@ -42,20 +45,26 @@ class QuadraticMean(gpytorch.means.Mean):
     """
 
     def __init__(
-        self, surrogate: QuadraticSurrogate, box_N2: np.ndarray, sign: float, centre: float, spread: float
+        self,
+        surrogate: QuadraticSurrogate,
+        weight: float,
+        box_N2: np.ndarray,
+        sign: float,
+        centre: float,
+        spread: float,
     ) -> None:
         super().__init__()
         low_N, high_N = torch.from_numpy(np.array(box_N2.T))
         self._low_N, self._side_N = low_N, high_N - low_N
         self._e, self._link = surrogate.e, Link(surrogate.lower, surrogate.upper)
         self._b_N, self._A_NN = torch.tensor(surrogate.b_N), torch.tensor(surrogate.A_NN)
-        self._sign, self._centre, self._spread = sign, centre, spread
+        self._scale, self._centre = weight * sign / spread, centre
 
     def forward(self, unit: torch.Tensor) -> torch.Tensor:
         """[..., N] in the unit box to [...]."""
         c = self._low_N + unit * self._side_N
         q = self._e + c @ self._b_N + 0.5 * ((c @ self._A_NN) * c).sum(dim=-1)
-        return self._sign * (linked(self._link, q) - self._centre) / self._spread
+        return self._scale * (linked(self._link, q) - self._centre)
 
 
 def linked(link: Link, q: torch.Tensor) -> torch.Tensor:
@@ -98,16 +107,15 @@ class CorrectedSurrogates:
         self.spread_T = np.where(spread_T > 0, spread_T, 1.0)
         self.unit_KN = torch.from_numpy(to_unit(coefficients_KN, box_N2))
         self.gains_KT = torch.from_numpy(self.sign_T * (metrics_KT - self.centre_T) / self.spread_T)
+        parameters = parameter_count(len(box_N2))
         models = []
         for t, fit in enumerate(fits):
             fallback = fit.noise if np.isfinite(fit.noise) else 0.0
             known_K = np.where(np.isfinite(noise_KT[:, t]), noise_KT[:, t], fallback) / self.spread_T[t]
             variance_K1 = torch.from_numpy(np.maximum(known_K, SMALLEST_NOISE) ** 2)[:, None]
-            mean = QuadraticMean(fit.surrogate, box_N2, self.sign_T[t], self.centre_T[t], self.spread_T[t])
-            kernel = ScaleKernel(
-                get_covar_module_with_dim_scaled_prior(ard_num_dims=len(box_N2)),
-                outputscale_prior=GammaPrior(1.1, 4.0),
-            )
+            weight = parameters / (parameters + len(metrics_KT))
+            mean = QuadraticMean(fit.surrogate, weight, box_N2, self.sign_T[t], self.centre_T[t], self.spread_T[t])
+            kernel = get_covar_module_with_dim_scaled_prior(ard_num_dims=len(box_N2))
             models.append(
                 SingleTaskGP(
                     self.unit_KN,

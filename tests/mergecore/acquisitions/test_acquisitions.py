@@ -148,12 +148,12 @@ def test_torch_and_numpy_links_agree(link: Link) -> None:
     np.testing.assert_allclose(linked(link, torch.from_numpy(q)).numpy(), link.value(q))
 
 
-def test_the_mean_of_the_process_is_the_surrogate() -> None:
+def test_the_mean_of_the_process_is_the_weighted_surrogate() -> None:
     told = known(20, 3, box=(-0.5, 1.5))
     surrogate = told.fits[1].surrogate
-    mean = QuadraticMean(surrogate, told.box_N2, -1.0, 2.0, 0.5)
+    mean = QuadraticMean(surrogate, 0.25, told.box_N2, -1.0, 2.0, 0.5)
     c_PN = sample("uniform", 10, box=told.box_N2, seed=3, anchors=False)
-    expected = -(surrogate.predict(c_PN) - 2.0) / 0.5
+    expected = 0.25 * -(surrogate.predict(c_PN) - 2.0) / 0.5
     np.testing.assert_allclose(mean(torch.from_numpy((c_PN + 0.5) / 2.0)).numpy(), expected, atol=1e-12)
 
 

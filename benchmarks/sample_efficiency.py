@@ -1,0 +1,331 @@
+"""Hypervolume of everything evaluated so far, against the number of evaluations, for our searches and their rivals.
+
+``python -m benchmarks sample_efficiency [digits:2 | vision8:3 | text6:2 …]``. All methods measure the same models on
+the same validation data through one ledger; seeds are of the searches. The reference is the
+hypervolume of everything that all methods evaluated together with one seed. Runs are kept under MERGECORE_HOME and not repeated; remove their folder to.
+
+Shape suffixes: k candidates of one batch, K of all, N coefficients, T objectives.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from benchmarks.measuring import Measurer
+from benchmarks.rivals import rivals
+from benchmarks.tables import RESULTS, machine, markdown
+from mergecore.config import FrontConfig, StudyConfig, parse_config
+from mergecore.digits import study_config
+from mergecore.files import atomic_write, home_folder
+from mergecore.fronts.indicators import hypervolume
+from mergecore.fronts.spread import spread_points
+from mergecore.search import Search
+from mergecore.study import Study, new_search, prepare
+
+BUDGETS = {2: 40, 3: 50, 4: 60, 8: 120}
+"""Evaluated coefficient vectors by N."""
+BATCHES = {2: 3, 3: 3, 4: 3, 8: 6}
+"""Candidates a round, of Bayesian MAP and of qLogNEHVI; the paper's is 3."""
+SEEDS = 5
+PICTURES = 200
+"""Of each set of vision8: several thousand candidates are measured."""
+TEXTS = 48
+SHARES = (0.90, 0.95, 0.98, 0.99)
+DEFAULT = ("digits:2", "digits:3", "digits:4", "digits:8", "vision8:2", "vision8:3", "text6:2")
+OURS = ("Bayesian MAP", "Bayesian MAP, refined front", "Bayesian MAP, angular bins", "MAP, half verified", "nested MAP")
+Trace = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Coefficients [K, N] and metrics [K, T] that count, and the cost [K] at which each was known, in whole candidates."""
+
+
+@dataclass(frozen=True)
+class Arena:
+    """One study, its directions, and the way to measure."""
+
+    study: Study
+    measurer: Measurer
+
+    @property
+    def sign_T(self) -> np.ndarray:
+        return np.where(self.study.objectives.maximise, 1.0, -1.0)
+
+    def measure(self, c_kN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.measurer.measure_with_noise(c_kN, self.study.search_tasks)
+
+    def search(self, seed: int, **options: Any) -> Search:
+        config = self.study.config.model_dump(exclude={"search"}) | {"search": {"seed": seed, **options}}
+        return new_search(parse_config(config))
+
+
+def trace_of_rival(arena: Arena, make: Callable[[int, int, int], Any], budget: int, seed: int) -> Trace:
+    """A rival until its budget is spent."""
+    models, tasks = len(arena.study.models), len(arena.study.objectives.names)
+    rival = make(models, tasks, seed)
+    c_KN, metrics_KT = np.empty((0, models)), np.empty((0, tasks))
+    while len(c_KN) < budget:
+        asked = rival.ask()
+        found, _ = arena.measure(asked)
+        rival.tell(asked, found * arena.sign_T)
+        c_KN, metrics_KT = np.vstack([c_KN, asked]), np.vstack([metrics_KT, found])
+    return c_KN[:budget], metrics_KT[:budget], np.arange(1, budget + 1.0)
+
+
+def trace_of_bayesian_map(arena: Arena, budget: int, seed: int, **options: Any) -> Trace:
+    """Bayesian MAP in rounds."""
+    batch = BATCHES[len(arena.study.models)]
+    search = arena.search(seed, method="bayesian_map", samples=budget, batch=batch, **options)
+    while len(asked := search.ask()):
+        search.tell(asked, *arena.measure(asked))
+    return search.coefficients_KN, search.metrics_KT, np.arange(1, budget + 1.0)
+
+
+def trace_of_map(arena: Arena, budget: int, seed: int) -> Trace:
+    """Plain MAP with half of a budget, whose front is verified with the other half; one such run for each budget."""
+    c, metrics, cost = [], [], []
+    models = len(arena.study.models)
+    for total in sorted({*range(max(8, 2 * (models + 1)), budget, max(4, budget // 10)), budget}):
+        search = arena.search(seed, method="map", samples=total // 2)
+        asked = search.ask()
+        search.tell(asked, *arena.measure(asked))
+        front = search.front(FrontConfig(generations=100))
+        chosen = spread_points(front.predicted_PT, total - len(asked), maximise=arena.study.objectives.maximise)
+        found, _ = arena.measure(front.coefficients_PN[chosen])
+        c.append(np.vstack([asked, front.coefficients_PN[chosen]]))
+        metrics.append(np.vstack([search.metrics_KT, found]))
+        cost.append(np.full(len(c[-1]), float(total)))
+    return np.vstack(c), np.vstack(metrics), np.concatenate(cost)
+
+
+def trace_of_nested_map(arena: Arena, budget: int, seed: int) -> Trace:
+    """Nested MAP with more and more samples a pair; candidates of its last pair, and as many points of its front.
+
+    What counts is measured on every task; what it measured on fewer on the way there counts by their share.
+    """
+    c, metrics, cost = [], [], []
+    tasks = len(arena.study.objectives.names)
+    for samples in (6, 8, 10, 14, 20, 30):
+        search = arena.search(seed, method="nested_map", samples=samples, order="given")
+        pairs = 0
+        while len(asked := search.ask()):
+            wanted = search.wanted_KT
+            found, noise = arena.measure(asked)  # on all tasks, so that one ledger serves all; only the wanted count
+            pairs += int(wanted.sum())
+            search.tell(asked, np.where(wanted, found, np.nan), noise)
+        front = search.front(FrontConfig(generations=100))
+        chosen = spread_points(front.predicted_PT, samples, maximise=arena.study.objectives.maximise)
+        verified, _ = arena.measure(front.coefficients_PN[chosen])
+        total = pairs / tasks + len(chosen)
+        if total > budget:
+            break
+        whole = np.isfinite(search.metrics_KT).all(axis=1)
+        c.append(np.vstack([search.coefficients_KN[whole], front.coefficients_PN[chosen]]))
+        metrics.append(np.vstack([search.metrics_KT[whole], verified]))
+        cost.append(np.full(len(c[-1]), total))
+    if not c:
+        return np.empty((0, len(arena.study.models))), np.empty((0, tasks)), np.empty(0)
+    return np.vstack(c), np.vstack(metrics), np.concatenate(cost)
+
+
+def methods(models: int) -> dict[str, Callable[[Arena, int, int], Trace]]:
+    """Every method by name."""
+
+    def bayesian(**options: Any) -> Callable[[Arena, int, int], Trace]:
+        return lambda arena, budget, seed: trace_of_bayesian_map(arena, budget, seed, **options)
+
+    def rival(make: Callable[[int, int, int], Any]) -> Callable[[Arena, int, int], Trace]:
+        return lambda arena, budget, seed: trace_of_rival(arena, make, budget, seed)
+
+    ours = (
+        bayesian(),
+        bayesian(acquisition="front"),
+        bayesian(acquisition="angular_bins"),
+        trace_of_map,
+        trace_of_nested_map,
+    )
+    return dict(zip(OURS, ours, strict=True)) | {name: rival(make) for name, make in rivals(BATCHES[models]).items()}
+
+
+def study_named(name: str) -> Study:
+    """``digits:N``, or the first N tasks of a suite on fewer examples."""
+    suite, _, count = name.partition(":")
+    models = int(count)
+    if suite == "digits":
+        return prepare(study_config(tasks=models), home_folder())
+    config = parse_config(import_module(f"benchmarks.suites.{suite}").build(home_folder())).first(models)
+    limit = PICTURES if suite == "vision8" else TEXTS
+    tasks = [
+        task.model_copy(update={"dataset": task.dataset.model_copy(update={"limit": limit, "test_split": None})})
+        for task in config.tasks
+        if task.dataset is not None
+    ]
+    return prepare(config.model_copy(update={"tasks": tasks}), home_folder())
+
+
+def kept_trace(folder: Path, arena: Arena, name: str, method: Callable[..., Trace], budget: int, seed: int) -> Trace:
+    """A run, from its file when it was done before."""
+    file = folder / f"{''.join(ch if ch.isalnum() else '-' for ch in name)}-{seed}.npz"
+    if not file.is_file():
+        begun = time.perf_counter()
+        trace = method(arena, budget, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(file.with_suffix(".part.npz"), c=trace[0], metrics=trace[1], cost=trace[2])
+        file.with_suffix(".part.npz").rename(file)
+        print(f"{folder.name} {name} {seed}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+    with np.load(file) as found:
+        return found["c"], found["metrics"], found["cost"]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Share of the reference's hypervolume at each of ``costs`` [C], for each method [seeds, C]."""
+
+    name: str
+    costs: np.ndarray
+    shares: dict[str, np.ndarray]
+    reference: int
+
+
+def curves(name: str) -> Curves:
+    """All methods and seeds on one study."""
+    study = study_named(name)
+    models = len(study.models)
+    budget, maximise = BUDGETS[models], study.objectives.maximise
+    folder = home_folder() / "sample_efficiency" / f"{name.replace(':', '-')}-{study.matrix_key[:8]}"
+    found: dict[str, list[Trace]] = {}
+    with Measurer(study) as measurer:
+        arena = Arena(study, measurer)
+        single_NT, _ = arena.measure(np.eye(models))
+        for label, method in methods(models).items():
+            found[label] = [kept_trace(folder, arena, label, method, budget, seed) for seed in range(SEEDS)]
+    worst_T = (single_NT * arena.sign_T).min(axis=0) * arena.sign_T
+
+    def volume(metrics: np.ndarray) -> float:
+        return hypervolume(metrics, reference_T=worst_T, maximise=maximise)
+
+    together = [np.concatenate([traces[seed][1] for traces in found.values()]) for seed in range(SEEDS)]
+    reference = float(np.mean([volume(metrics) for metrics in together]))
+    step = 1 if models <= 4 else 6
+    costs = np.arange(2 * (models + 1), budget + 1, step)
+    shares = {
+        label: np.array([shares_of(trace, costs, volume) / reference for trace in traces])
+        for label, traces in found.items()
+    }
+    return Curves(name, costs, shares, round(np.mean([len(metrics) for metrics in together])))
+
+
+def shares_of(trace: Trace, costs: np.ndarray, volume: Callable[[np.ndarray], float]) -> np.ndarray:
+    """Hypervolume at each cost; a method with a run for each cost has the best of those it could afford."""
+    _, metrics, cost = trace
+    separate = len(cost) > 1 and (np.diff(cost) == 0).any()
+    found = []
+    for limit in costs:
+        if separate:
+            runs = [volume(metrics[cost == total]) for total in np.unique(cost[cost <= limit])]
+            found.append(runs[-1] if runs else 0.0)
+        else:
+            found.append(volume(metrics[cost <= limit]))
+    return np.array(found)
+
+
+def needed(shares_C: np.ndarray, costs: np.ndarray, level: float) -> float:
+    """The first cost at which the level is reached; inf when never."""
+    reached = np.flatnonzero(shares_C >= level)
+    return float(costs[reached[0]]) if len(reached) else np.inf
+
+
+def table(found: Curves) -> list[dict[str, object]]:
+    """A line a method: share at some costs, costs for some shares (median over the seeds)."""
+    rows = []
+    last = len(found.costs) - 1
+    marks = sorted({0, last // 4, last // 2, last})
+    for label, shares in found.shares.items():
+        row: dict[str, object] = {"method": label}
+        for mark in marks:
+            row[f"at {found.costs[mark]}"] = f"{shares[:, mark].mean():.3f} ± {shares[:, mark].std(ddof=1):.3f}"
+        for level in SHARES:
+            value = float(np.median([needed(s, found.costs, level) for s in shares]))
+            row[f"for {level:.0%}"] = f"{value:.0f}" if np.isfinite(value) else f"> {found.costs[-1]}"
+        rows.append(row)
+    return rows
+
+
+def verdict(found: Curves) -> str:
+    """How far behind the best rival Bayesian MAP's mean ever is, and where."""
+    theirs = np.max([s.mean(axis=0) for label, s in found.shares.items() if label not in OURS], axis=0)
+    own = found.shares[OURS[0]].mean(axis=0)
+    gap = theirs - own
+    worst = int(gap.argmax())
+    spread = found.shares[OURS[0]][:, worst].std(ddof=1) / np.sqrt(SEEDS)
+    return (
+        f"{OURS[0]} against the best rival at each number of evaluations: ahead or level at "
+        f"{np.mean(gap <= 0):.0%} of them, at worst {max(gap[worst], 0):.4f} behind (at {found.costs[worst]}; standard "
+        f"error {spread:.4f}), at best {-gap.min():.4f} ahead (at {found.costs[int(gap.argmin())]})."
+    )
+
+
+def picture(found: Curves) -> bytes:
+    """Mean over the seeds with a band of one deviation."""
+    from mergecore.drawing import FONT, GREY, INK, SERIES, bare, new_figure, to_png
+
+    figure = new_figure((8.4, 5.0), f"{found.name}: hypervolume against evaluated coefficient vectors")
+    axes = figure.subplots()
+    bare(axes)
+    others = iter((GREY, "#9aa5b1", "#c3a34d", "#c77", "#8a6d9b", INK))
+    for label, shares in found.shares.items():
+        ours = label in OURS
+        color = SERIES[OURS.index(label)] if ours else next(others)
+        mean, spread = shares.mean(axis=0), shares.std(axis=0, ddof=1)
+        shown = mean > 0
+        style = {"linewidth": 2.2 if label == OURS[0] else 1.2, "linestyle": "-" if ours else "--"}
+        axes.plot(found.costs[shown], mean[shown], color=color, label=label, **style)
+        axes.fill_between(
+            found.costs[shown], (mean - spread)[shown], (mean + spread)[shown], color=color, alpha=0.12, linewidth=0
+        )
+    low = min(s.mean(axis=0)[len(found.costs) // 8] for s in found.shares.values() if s.mean(axis=0)[0] > 0)
+    axes.set_ylim(max(0.0, low - 0.05), 1.005)
+    axes.set_xlabel("evaluated coefficient vectors", family=FONT, size=9)
+    axes.set_ylabel("share of the reference's hypervolume", family=FONT, size=9)
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    return to_png(figure)
+
+
+NOTE = f"""\
+Share of the hypervolume of everything that all methods together evaluated with one seed (mean over the seeds), against the worst single model on each task; real metrics on validation data; mean ± deviation over {SEEDS} seeds of \
+the search on the same models. *For 95 %*: median number of evaluated coefficient vectors. Bayesian MAP and qLogNEHVI \
+propose {BATCHES[2]} candidates a round ({BATCHES[8]} at N = 8) after 2 (N + 1) first ones. *MAP, half verified* is a \
+run of its own for each budget: half samples, half points of its front. *Nested MAP* is one for each number of samples \
+a pair; only what it measured on all tasks counts, and its cost is (coefficients, task) evaluations / N. Accuracies \
+on few examples are noisy, and the reference takes the best of all noise, so 99 % may be out of everybody's reach."""
+
+
+def main(names: list[str] | None = None) -> None:
+    """Measure the named studies and write the page with all that were ever measured."""
+    chosen = names or list(DEFAULT)
+    sections = home_folder() / "sample_efficiency" / "sections"
+    for name in chosen:
+        found = curves(name)
+        file = f"sample_efficiency_{name.replace(':', '_')}.png"
+        (RESULTS / file).write_bytes(picture(found))
+        text = f"## {name}\n\n{verdict(found)} Reference: {found.reference} candidates.\n\n{markdown(table(found))}\n\n"
+        text += f"![{name}]({file})\n"
+        print(text, flush=True)
+        sections.mkdir(parents=True, exist_ok=True)
+        atomic_write(sections / f"{name.replace(':', '-')}.md", text)
+    parts = [(sections / f"{name.replace(':', '-')}.md") for name in (*DEFAULT, "vision8:4", "vision8:8", "text6:3")]
+    body = "\n".join(part.read_text("utf-8") for part in parts if part.is_file())
+    head = f"# sample_efficiency\n\n{NOTE}\n\nMade by `python -m benchmarks sample_efficiency` on {machine()}.\n\n"
+    atomic_write(RESULTS / "sample_efficiency.md", head + body)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,12 +23,17 @@ from mergecore.acquisitions.angular_bins import (
 )
 from mergecore.acquisitions.base import Acquisition, Known
 from mergecore.sampling import sample
+from mergecore.fronts.dominance import non_dominated
 from mergecore.search import Objectives
 from mergecore.surrogates import fit_quadratic
 from mergecore.surrogates.gaussian_process import CorrectedSurrogates, QuadraticMean, linked
 from mergecore.surrogates.links import Link
 
-QUICK = {"angular_bins": {}, "hypervolume": {"draws": 16, "restarts": 1, "candidates": 16}}
+QUICK = {
+    "angular_bins": {},
+    "front": {"population": 40, "generations": 20},
+    "hypervolume": {"draws": 16, "restarts": 1, "candidates": 16},
+}
 
 
 def wavy(c_KN: np.ndarray) -> np.ndarray:
@@ -177,3 +183,26 @@ def test_five_objectives_are_scalarised() -> None:
     told = Known(c_KN, metrics, np.full_like(metrics, 0.01), fits, np.array([[0.0, 1.0]] * 2), goals, np.empty((0, 2)))
     found, _ = acquisition("hypervolume").propose(told, 2, seed=0)
     assert found.shape == (2, 2)
+
+
+def test_verified_points_lie_on_the_front_and_apart_from_what_is_known() -> None:
+    told = known(20)
+    found, facts = acquisition("front").propose(told, 4, seed=0)
+    again, _ = acquisition("front").propose(replace(told, pending_QN=found), 4, seed=0)
+    for points in (found, again):
+        predicted = np.stack([fit.surrogate.predict(points) for fit in told.fits], axis=1)
+        assert non_dominated(predicted, maximise=told.objectives.maximise).all()
+    apart = np.linalg.norm(found[:, None] - np.concatenate([told.coefficients_KN, again])[None], axis=2)
+    assert apart.min() > 1e-3
+    assert facts["points on the front"] > 4
+
+
+def test_a_front_of_one_point_still_fills_the_batch() -> None:
+    c_KN = sample("sobol", 12, box=[(0, 1)] * 2, seed=0)
+    metrics = np.repeat(-((c_KN - 0.5) ** 2).sum(axis=1)[:, None], 2, axis=1)  # both tasks want the same
+    goals = Objectives(("a", "b"), (True, True), (None, None), (None, None))
+    fits = tuple(fit_quadratic(c_KN, metrics[:, t]) for t in range(2))
+    told = Known(c_KN, metrics, np.full_like(metrics, 0.01), fits, np.array([[0.0, 1.0]] * 2), goals, np.empty((0, 2)))
+    found, _ = acquisition("front").propose(told, 5, seed=0)
+    assert len(np.unique(found, axis=0)) == 5
+    assert np.abs(found - 0.5).max() < 0.5

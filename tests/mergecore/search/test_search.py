@@ -45,6 +45,12 @@ def drive(search: Search) -> Search:
     return search
 
 
+@pytest.mark.parametrize("name", ["map", "direct"])
+def test_one_sample_starts_with_base_and_single_models(name: str) -> None:
+    asked = make(name, models=3, samples=20).ask()
+    assert {(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)} <= {tuple(row) for row in asked.tolist()}
+
+
 @pytest.mark.parametrize("name", list(SEARCHES))
 class TestContract:
     def test_asks_exactly_its_budget_inside_the_box_and_stops(self, name: str) -> None:
@@ -54,12 +60,6 @@ class TestContract:
         assert (search.coefficients_KN <= search.box_N2[:, 1]).all()
         assert search.ask().shape == (0, 2)
         assert len(np.unique(search.coefficients_KN, axis=0)) == 25
-
-    def test_starts_with_base_and_single_models(self, name: str) -> None:
-        if name == "nested_map":
-            pytest.skip("three models need three tasks; see its own tests")
-        asked = make(name, models=3, samples=20).ask()  # in the first round
-        assert {(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)} <= {tuple(row) for row in asked.tolist()}
 
     def test_the_front_is_non_dominated_and_repeats_to_the_bit(self, name: str) -> None:
         one, two = (drive(make(name, samples=25, seed=3)).front(QUICK) for _ in range(2))

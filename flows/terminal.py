@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mergecore.budget import spent_sentence
 from mergecore.files import home_folder
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def print_check(name: str, result: CheckResult) -> None:
         "(coefficients, task) evaluations": f"at most {result.evaluations}",
         "time of an evaluation": ", ".join(f"{task}: {seconds:.2g} s" for task, seconds in result.seconds.items()),
         "time of them all": _estimated(result),
+        "the search ends after": f"{result.minutes:g} minutes" if result.minutes else "",
         "examples": ", ".join(f"{task}: {count or 'unknown'}" for task, count in result.examples.items()),
     }
     for key, value in rows.items():
@@ -153,6 +155,7 @@ def print_front(record: RunRecord) -> None:
     line += f", {counts['known_pairs']} of {counts['pairs']} evaluations were known" if counts["known_pairs"] else ""
     line += f", {counts['failed']} failed (reasons in evaluations.csv)" if counts["failed"] else ""
     console.print(Text(f"{line}."))
+    console.print(Text(spent_sentence(record.summary["spent"])))
 
 
 def print_pick(record: RunRecord, choice: Pick) -> None:

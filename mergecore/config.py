@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mergecore.architectures import ARCHITECTURES
+from mergecore.budget import BudgetConfig
 from mergecore.comparison.config import CompareConfig, MethodConfig, ReferenceConfig
 from mergecore.errors import InputError, first_line
 from mergecore.evaluators import EVALUATORS
@@ -212,7 +213,7 @@ else:
 
 
 class StudyConfig(Section):
-    """A whole study: base, fine-tuned models, objectives, search, front, execution, tracking."""
+    """A whole study: base, fine-tuned models, objectives, search, budget, front, execution, tracking."""
 
     name: str = Field("study", description="Names the run everywhere and its default folder runs/<name>.")
     base: str = Field(description="The pre-trained checkpoint all models were fine-tuned from.")
@@ -223,6 +224,7 @@ class StudyConfig(Section):
     tasks: list[TaskConfig]
     merge: MergeConfig = MergeConfig()
     search: SearchConfig = Field(default_factory=lambda: SEARCHES.get("map").Options())
+    budget: BudgetConfig = BudgetConfig()
     front: FrontConfig = FrontConfig()
     execution: ExecutionConfig = ExecutionConfig()
     tracking: TrackingConfig = TrackingConfig()

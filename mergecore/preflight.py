@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergecore.budget import affordable, budget_notes, check_budget
 from mergecore.checkpoints import Checkpoint
 from mergecore.config import StudyConfig
 from mergecore.study import Opened, new_search, open_study
@@ -20,8 +21,9 @@ class CheckResult:
     Attributes:
         matrix_bytes: of the task matrix on disk, at most.
         worker_bytes: of each worker's memory beside the task matrix, which workers of a node share.
-        coefficient_vectors: the search's budget and the verification's.
+        coefficient_vectors: the search's, as far as the budget allows, and the verification's.
         evaluations: (coefficients, task) pairs, at most.
+        minutes: that the search may take; None when nothing bounds it.
         examples: task to number of examples; 0 when unknown.
         seconds: task to seconds of one evaluation, from one timed batch; tasks that cannot be timed are missing.
         workers: how many of them would work at the same time here.
@@ -42,6 +44,7 @@ class CheckResult:
     worker_bytes: int
     coefficient_vectors: int
     evaluations: int
+    minutes: float | None
     examples: dict[str, int]
     seconds: dict[str, float]
     workers: int
@@ -67,9 +70,11 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         )
     warnings += base_dtype_notes(base, models)
     search = new_search(config)
-    warnings += search.notes()
+    check_budget(config.budget, search)
+    warnings += [*search.notes(), *budget_notes(config.budget, search)]
     held_out = sum(item.held_out for item in opened.measured)
-    vectors = search.budget + config.front.verify
+    vectors = affordable(config.budget, search)
+    pairs = min(search.pairs, vectors * len(config.tasks))
     return CheckResult(
         models=len(models),
         tasks=len(config.tasks),
@@ -77,8 +82,11 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         matrix_bytes=matrix_bytes,
         disk_free_bytes=free,
         worker_bytes=_worker_bytes(opened, parameters),
-        coefficient_vectors=vectors,
-        evaluations=vectors * len(config.tasks) + (config.front.verify + len(models) + 1) * held_out,
+        coefficient_vectors=vectors + config.front.verify,
+        minutes=config.budget.minutes,
+        evaluations=pairs
+        + config.front.verify * len(config.tasks)
+        + (config.front.verify + len(models) + 1) * held_out,
         examples={item.label: item.examples for item in opened.measured},
         seconds=seconds_of_evaluations(config, opened),
         workers=workers_here(config),

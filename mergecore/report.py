@@ -11,6 +11,7 @@ The page reads these keys of ``RunRecord.summary``, each of them optional, and t
                            that more is better
 ``evaluations``            ``coefficient_vectors``, ``pairs`` of one with a task, ``known_pairs`` from earlier
                            runs, ``failed`` pairs (else counted in the table)
+``spent``                  ``ended``: which bound ended the search, if one did
 ``timings``                seconds for each stage; ``total`` among them is the wall time (else their sum)
 ``hypervolume``            ``real`` and ``predicted`` points of the front
 ``reference_point``        ``values``, task to number
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from mergecore.budget import ending
 from mergecore.page import fill_page
 from mergecore.run_folder import FRONT_KINDS, RunRecord, plain, to_yaml
 
@@ -133,6 +135,7 @@ def _figures(record: RunRecord) -> dict[str, Any]:
         "pairs": counted.get("pairs", metrics_KT.size),
         "known": counted.get("known_pairs", 0),
         "failed": counted.get("failed", int((~np.isfinite(metrics_KT)).sum())),
+        "ended": f"the search {ending(spent)}" if (spent := _mapping(summary.get("spent"))) else "",
         "seconds": timings.get("total", sum(stages.values()) if stages else None),
         "longestStage": max(stages.items(), key=lambda item: item[1]) if stages else None,
         "hypervolume": volumes.get("real" if measured else "predicted"),

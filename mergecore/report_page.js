@@ -47,9 +47,9 @@ function tiles() {
   }
 }
 
-function evaluationNote({ pairs, known, failed }) {
+function evaluationNote({ pairs, known, failed, ended }) {
   return [`${pairs.toLocaleString("en")} metrics measured`, ...(known ? [`${known.toLocaleString("en")} known from earlier runs`] : []),
-    failed ? `${failed.toLocaleString("en")} failed` : "none failed"].join(", ");
+    failed ? `${failed.toLocaleString("en")} failed` : "none failed", ...(ended ? [ended] : [])].join(", ");
 }
 
 const state = { raw: [], chosen: -1, pinned: -1, verifiedOnly: false, drawn: -1, mode: "", pair: [0, 1], zoom: false };

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from mergecore.budget import spent_sentence
 from mergecore.comparison.folder import tables_page
 from mergecore.comparison.methods import Comparison
 from mergecore.comparison.tables import preference_table, wide_preferences
@@ -175,6 +176,7 @@ def _summary(record: RunRecord, figure: bytes, report: str, tracking: str) -> st
         f"| points on the front | {len(record.front)} |",
         f"| coefficient vectors evaluated | {counts['coefficient_vectors']} |",
         f"| (coefficient vector, task) evaluations | {counts['pairs']}, {counts['failed']} failed |",
+        f"| budget | {_markdown(spent_sentence(record.summary['spent']))} |",
         f"| hypervolume, verified front | {_number(volume['real'])} |",
         f"| report | `{_markdown(report)}` |",
         f"| MLflow | `{_markdown(tracking)}` |",

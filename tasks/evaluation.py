@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,15 @@ from mergecore.errors import InputError
 from mergecore.evaluation import Outcome
 from mergecore.ledger import Fact, Ledger
 from mergecore.study import Study
+from mergecore.timing import workers_here
 from tasks.artifacts import Progress
 from tasks.workers import Job
 
 if TYPE_CHECKING:
     from tasks.run import Run
+
+SLICE = 4
+"""Candidates a worker between two looks at the clock."""
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Evaluations:
         reasons: why it failed, empty when it did not.
         fresh: passes over a task's data done now; all others were known.
         wanted_KM: which metrics were wanted.
+        asked: how many candidates were asked for; more than K when the time for them ran out.
     """
 
     coefficients_KN: np.ndarray
@@ -43,6 +49,12 @@ class Evaluations:
     reasons: list[str]
     fresh: int
     wanted_KM: np.ndarray
+    asked: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything asked for is here."""
+        return len(self.coefficients_KN) == self.asked
 
 
 @task(name="evaluate", task_run_name="evaluate {label}", cache_policy=NO_CACHE)
@@ -53,6 +65,7 @@ def evaluate(
     *,
     label: str,
     wanted_KM: np.ndarray | None = None,
+    time_left: Callable[[], bool] | None = None,
 ) -> Evaluations:
     """Metrics of every candidate on every measured task, from the ledger or from the workers.
 
@@ -65,6 +78,7 @@ def evaluate(
         measured: indices into ``run.study.measured``.
         label: what is being evaluated, for people.
         wanted_KM: which metrics are wanted, if not all; the others are not evaluated.
+        time_left: asked now and then whether to go on. Candidates that are not known when it says no are left out.
 
     Raises:
         InputError: some task failed on every candidate; the first reason is given.
@@ -80,22 +94,24 @@ def evaluate(
         if study.config.execution.retry_failed:
             known = {place: fact for place, fact in known.items() if not fact.reason}
         jobs = _missing(study, coefficients_KN, keys, measured, known)
+        done: list[Job] = []
         with Progress(label, unit="candidates") as progress:
-            done = 0
 
             def record(job: Job, outcomes: list[Outcome], worker: str) -> None:
-                nonlocal done
                 for m, outcome in zip(job.measured, outcomes, strict=True):
                     fact = _fact(study, job, m, outcome, worker)
                     for metric in _metrics_of(study, m, measured):
                         ledger.record(fact, metric)
-                done += 1
-                progress.update(done, len(jobs))
+                done.append(job)
+                progress.update(len(done), len(jobs))
 
             progress.update(0, len(jobs))
-            run.pool.run(study, jobs, record)
+            for part in _slices(run, jobs, time_left):
+                run.pool.run(study, part, record)
         facts = _lookup(ledger, study, keys, measured)
-    return _table(study, coefficients_KN, keys, facts, measured, sum(len(job.measured) for job in jobs))
+    kept = [k for k, row in enumerate(keys) if _is_known(row, facts, study, measured)]
+    fresh = sum(len(job.measured) for job in done)
+    return _table(study, coefficients_KN[kept], [keys[k] for k in kept], facts, measured, fresh, asked=len(keys))
 
 
 Keys = list[list[str | None]]
@@ -111,6 +127,23 @@ def _lookup(ledger: Ledger, study: Study, keys: Keys, measured: list[int]) -> Fa
         wanted = [key for row in keys if (key := row[column]) is not None]
         found |= {(key, metric): fact for key, fact in ledger.find(wanted, metric).items()}
     return found
+
+
+def _slices(run: Run, jobs: list[Job], time_left: Callable[[], bool] | None) -> Iterator[list[Job]]:
+    """The jobs, a few for each worker at a time where time is short, for as long as there is some."""
+    if time_left is None:
+        yield jobs
+        return
+    start = 0
+    while start < len(jobs) and time_left():
+        size = SLICE * max(workers_here(run.study.config), run.pool.size)  # workers of a cluster show once they run
+        yield jobs[start : start + size]
+        start += size
+
+
+def _is_known(row: list[str | None], facts: Facts, study: Study, measured: list[int]) -> bool:
+    wanted = zip(row, measured, strict=True)
+    return all((key, study.measured[m].task.metric) in facts for key, m in wanted if key is not None)
 
 
 def _missing(study: Study, coefficients_KN: np.ndarray, keys: Keys, measured: list[int], known: Facts) -> list[Job]:
@@ -154,6 +187,8 @@ def _table(
     facts: Facts,
     measured: list[int],
     fresh: int,
+    *,
+    asked: int,
 ) -> Evaluations:
     metrics = np.full((len(keys), len(measured)), np.nan)
     noise = metrics.copy()
@@ -180,5 +215,5 @@ def _table(
             raise InputError(
                 f"No evaluation of the task {study.measured[m].label!r} succeeded; the first one: {reason}."
             )
-    wanted = np.array([[key is not None for key in row] for row in keys]).reshape(metrics.shape)
-    return Evaluations(coefficients_KN, metrics, noise, seconds, workers, reasons, fresh, wanted)
+    wanted = np.array([[key is not None for key in row] for row in keys], dtype=bool).reshape(metrics.shape)
+    return Evaluations(coefficients_KN, metrics, noise, seconds, workers, reasons, fresh, wanted, asked)

@@ -11,6 +11,7 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mergecore.budget import Tally
 from mergecore.figures import front_figure
 from mergecore.fronts.diagnose import diagnose
 from mergecore.fronts.dominance import non_dominated
@@ -72,7 +73,8 @@ def build_record(
         summary={
             "method": study.config.search.method,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "evaluations": _counts(rounds, held_out),
+            "evaluations": (counts := _counts(rounds, held_out)),
+            "spent": {**run.spent, "verification_pairs": counts["pairs"] - run.spent["pairs"]},
             **_volumes(run, search, front, rounds),
             "predicted_real_gap": _gap(goals.names, front),
             "held_out_r2": {name: fit.cross_validated_r2 for name, fit in zip(goals.names, front.fits, strict=False)},
@@ -140,18 +142,14 @@ def _surrogates(tasks: tuple[str, ...], front: Front) -> dict[str, dict[str, Any
 
 def _counts(rounds: list[Evaluations], held_out: Evaluations | None) -> dict[str, Any]:
     """(coefficient vector, task) pairs on the data of the search; held-out pairs apart."""
-    rows = [
-        (tuple(c), wanted_M)
-        for found in rounds
-        for c, wanted_M in zip(found.coefficients_KN.tolist(), found.wanted_KM, strict=True)
-    ]
-    pairs = {(c, int(t)) for c, wanted_M in rows for t in np.flatnonzero(wanted_M)}
-    fresh = sum(found.fresh for found in rounds)
+    tally, fresh = Tally(), sum(found.fresh for found in rounds)
+    for found in rounds:
+        tally.add(found.coefficients_KN, found.wanted_KM)
     return {
-        "coefficient_vectors": len({c for c, _ in rows}),
-        "pairs": len(pairs),
+        "coefficient_vectors": tally.vectors,
+        "pairs": tally.pairs,
         "new_pairs": fresh,
-        "known_pairs": len(pairs) - fresh,
+        "known_pairs": tally.pairs - fresh,
         "failed": int(sum((np.isnan(found.metrics_KM) & found.wanted_KM).sum() for found in rounds)),
         "held_out_pairs": 0 if held_out is None else int(held_out.metrics_KM.size),
         "share_of_data": 1.0,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mergecore.config import StudyConfig
 from mergecore.data.cache import decoded
@@ -30,6 +31,7 @@ class Run:
         started: wall clock at the start, seconds.
         timings: seconds by stage, in order.
         decoded: examples that were decoded or tokenised to prepare the study.
+        spent: what the search took: pairs, minutes, why it ended.
     """
 
     study: Study
@@ -39,6 +41,7 @@ class Run:
     started: float
     timings: dict[str, float] = field(default_factory=dict)
     decoded: int = 0
+    spent: dict[str, Any] = field(default_factory=dict)
 
     def on(self, study: Study) -> Run:
         """The same run, with another study in work."""

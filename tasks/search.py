@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +11,8 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mergecore.budget import ALL_SAMPLES, MINUTES, PAIRS, Spending, check_budget
+from mergecore.errors import EvaluationError
 from mergecore.fronts.spread import spread_points
 from mergecore.search import Front, Search
 from tasks.evaluation import Evaluations, evaluate
@@ -17,16 +21,60 @@ if TYPE_CHECKING:
     from tasks.run import Run
 
 
-def evaluate_rounds(run: Run, search: Search) -> list[Evaluations]:
-    """Ask, evaluate and tell until the method wants no more; each round is a task and an MLflow child run."""
+def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = time.time) -> list[Evaluations]:
+    """Ask, evaluate and tell until the method wants no more or its budget is spent; ``run.spent`` says which.
+
+    Each round is a task and an MLflow child run. A round that the budget's pairs do not allow is cut to its first
+    candidates, one that time does not allow to those that were evaluated by then.
+
+    Raises:
+        InputError: no front can be found within the budget.
+        EvaluationError: time ran out before one could be found.
+    """
+    study = run.study
+    budget = study.config.budget
+    check_budget(budget, search)
+    spending = Spending(budget, started=run.started, clock=clock)
     rounds: list[Evaluations] = []
-    while len(asked_KN := search.ask()):
+    ended = _over(search, spending)
+    while not ended:
+        asked_KN = search.ask()
+        if not len(asked_KN):
+            ended = ALL_SAMPLES
+            break
+        everything = np.ones((len(asked_KN), len(search.objectives.names)), dtype=bool)
+        wanted_KT = everything if search.wanted_KT is None else search.wanted_KT
+        fitting = spending.fitting(asked_KN, wanted_KT)
         label = f"round {len(rounds)}"
-        found = evaluate(run, asked_KN, run.study.search_tasks, label=label, wanted_KM=search.wanted_KT)
-        search.tell(found.coefficients_KN, found.metrics_KM, found.noise_KM)
-        log_round(run, label, found)
-        rounds.append(found)
+        found = evaluate(
+            run,
+            asked_KN[:fitting],
+            study.search_tasks,
+            label=label,
+            wanted_KM=wanted_KT[:fitting],
+            time_left=spending.time_left if budget.minutes else None,
+        )
+        spending.tally.add(found.coefficients_KN, found.wanted_KM)
+        if len(found.coefficients_KN):
+            search.tell(found.coefficients_KN, found.metrics_KM, found.noise_KM)
+            log_round(run, label, found)
+            rounds.append(found)
+        ended = MINUTES if not found.complete else PAIRS if fitting < len(asked_KN) else _over(search, spending)
+    if ended == MINUTES and (not search.divisible or len(search.coefficients_KN) < search.fewest):
+        raise EvaluationError(
+            f"The {budget.minutes:g} minutes of budget.minutes were over before a front could be found.",
+            "Run again to continue; everything that was evaluated is kept.",
+        )
+    run.spent = {"pairs": spending.tally.pairs, "minutes": spending.minutes, "ended": ended}
     return rounds
+
+
+def _over(search: Search, spending: Spending) -> str:
+    """Why there is no further round; empty when there is one. Asking can take long, so this is looked at before."""
+    if not search.divisible:
+        return "" if spending.time_left() else MINUTES
+    bound = spending.over(len(search.objectives.names))
+    return ALL_SAMPLES if bound and len(search.coefficients_KN) >= search.budget else bound
 
 
 @task(name="log round", task_run_name="log {label}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)

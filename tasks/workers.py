@@ -69,6 +69,11 @@ class WorkerPool:
             ray.shutdown()
             self._started_ray = False
 
+    @property
+    def size(self) -> int:
+        """Workers that are running."""
+        return len(self._actors)
+
     def run(self, study: Study, jobs: Sequence[Job], on_result: Callable[[Job, list[Outcome], str], None]) -> None:
         """Evaluate every job; results arrive in the order they finish.
 

@@ -78,6 +78,9 @@ class Search(ABC):
     The loop is the caller's: ``ask`` for coefficient vectors until there are none, ``tell`` their metrics, then take
     the ``front``. Results arrive in the order that was asked for; a failed evaluation is told as NaN.
 
+    Class attributes:
+        divisible: whether a front can be found from a part of what was asked for, and from other candidates as well.
+
     Args:
         options: validated options of this class's ``Options``.
         models: N.
@@ -91,6 +94,7 @@ class Search(ABC):
     """
 
     Options: ClassVar[type[SearchOptions]]
+    divisible: ClassVar[bool] = True
 
     def __init__(self, options: Any, *, models: int, objectives: Objectives) -> None:
         self.options = options
@@ -107,6 +111,16 @@ class Search(ABC):
     @abstractmethod
     def budget(self) -> int:
         """Coefficient vectors that will be asked for in all."""
+
+    @property
+    def pairs(self) -> int:
+        """(coefficient vector, task) evaluations that will be asked for in all, at most."""
+        return self.budget * len(self.objectives.names)
+
+    @property
+    def fewest(self) -> int:
+        """Coefficient vectors without which there is no front."""
+        return 1
 
     @abstractmethod
     def ask(self) -> np.ndarray:

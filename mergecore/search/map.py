@@ -31,6 +31,11 @@ class MapSearch(SampledSearch):
         """p: parameters of one quadratic."""
         return (self.models + 1) * (self.models + 2) // 2
 
+    @property
+    def fewest(self) -> int:
+        """N + 1, which a plane takes."""
+        return min(self.models + 1, self.budget)
+
     def default_budget(self) -> int:
         """Past 8 models 1.5 evaluations a parameter."""
         return 3 * self.parameters // 2

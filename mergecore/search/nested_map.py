@@ -92,6 +92,7 @@ class NestedMapSearch(Search):
     """
 
     Options: ClassVar[type[SearchOptions]] = NestedMapOptions
+    divisible: ClassVar[bool] = False
     options: NestedMapOptions
 
     def __init__(self, options: Any, *, models: int, objectives: Objectives) -> None:
@@ -118,6 +119,17 @@ class NestedMapSearch(Search):
         """Coefficient vectors in all; fewer are evaluated where singles are known from before the first level."""
         first = 0 if self.options.order == "given" else self.models
         return first + self.options.samples * (self.models - 1) + self.options.polish
+
+    @property
+    def pairs(self) -> int:
+        """At most: the same where no level has an odd group, or the order is given."""
+        tasks, order = len(self.objectives.names), self.options.order
+        sizes = [self.objectives.owners.count(n) for n in range(self.models)]
+        aside = min(sizes) if self.models % 2 else 0  # of the model that may pass the first level
+        low, high = _bounds(self)
+        sampled = {"closeness": tasks - aside, "clustering": 2 * (tasks - aside)} if low <= 0 and high >= 1 else {}
+        singles = {"given": 0, "closeness": tasks, "clustering": self.models * tasks}[order] - sampled.get(order, 0)
+        return singles + self.options.samples * _tasks_of_levels(sizes, order) + self.options.polish * tasks
 
     def ask(self) -> np.ndarray:
         """Single models where the order needs them, then level after level, then the polish."""
@@ -321,6 +333,17 @@ class _Replay:
         weights = search.weights(tasks)
         score = float(known_T[list(tasks)] @ weights / weights.sum())
         return Group(str(n), tasks, np.eye(search.models)[n], score, known_T)
+
+
+def _tasks_of_levels(sizes: list[int], order: str) -> int:
+    """Tasks that each sample is measured on, all levels together, by the groups' numbers of tasks; at most."""
+    found, smallest = 0, min(sizes)
+    while len(sizes) > 1:
+        aside = sizes[-1:] if len(sizes) % 2 else []
+        found += sum(sizes) - (sum(aside) if order == "given" else smallest * len(aside))
+        paired = sizes[: len(sizes) - len(aside)]
+        sizes = aside + [i + j for i, j in zip(paired[::2], paired[1::2], strict=True)]
+    return found
 
 
 def _bounds(search: NestedMapSearch) -> tuple[float, float]:

@@ -159,6 +159,7 @@ def test_data_of_a_full_run() -> None:
     record.summary |= {
         "method": "bayesian_map",
         "evaluations": {"coefficient_vectors": 13, "pairs": 26, "known_pairs": 5, "failed": 2},
+        "spent": {"ended": "budget.pairs"},
         "reference_point": {"values": {"B": 0.2, "A": 0.1}, "source": "x"},
         "hypervolume_by_round": [0.1, None, 0.2],
     }
@@ -167,7 +168,8 @@ def test_data_of_a_full_run() -> None:
     assert (data["method"], data["sentence"], data["folder"]) == ("bayesian_map", "The tasks compete.", "runs/my study")
     assert data["figures"] == {
         "vectors": 13, "pairs": 26, "known": 5, "failed": 2, "seconds": 4.0, "longestStage": ["evaluate", 2.0],
-        "hypervolume": 0.25, "hypervolumeOf": "of the measured points", "referencePoint": [0.1, 0.2],
+        "ended": "the search ended by budget.pairs", "hypervolume": 0.25,
+        "hypervolumeOf": "of the measured points", "referencePoint": [0.1, 0.2],
     }  # fmt: skip
     assert data["surrogates"][0]["gap"] == pytest.approx(0.01)
     assert data["hypervolumeByRound"] == [0.1, None, 0.2]

@@ -208,3 +208,24 @@ def test_the_front_needs_the_last_pair() -> None:
     drive(search, 1)
     with pytest.raises(InputError, match="has not reached its last pair"):
         search.front(SMALL)
+
+
+@pytest.mark.parametrize("models", range(2, 10))
+@pytest.mark.parametrize("order", ["given", "closeness", "clustering"])
+def test_what_it_will_take_is_known_before(models: int, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergecore.search.nested_map.POPULATION", 8)  # which points are chosen does not matter
+    monkeypatch.setattr("mergecore.search.nested_map.GENERATIONS", 2)
+    polish = 3 if models < 6 else 0
+    search = make(models, order=order, samples=6, polish=polish)
+    expected = search.pairs
+    _, distinct = drive(search)
+    if order == "given" or models in (2, 4, 8):
+        assert len(distinct) == expected
+    else:
+        assert len(distinct) <= expected <= 6 * models * np.ceil(np.log2(models)) + (polish + models) * models
+
+
+def test_singles_outside_the_box_are_no_samples() -> None:
+    search = make(4, samples=6, box=(0.1, 1.2))
+    expected = search.pairs
+    assert len(drive(search)[1]) == expected == 4 + 6 * 8

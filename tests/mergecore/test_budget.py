@@ -1,0 +1,129 @@
+"""What a search may spend: pairs are counted once each, cuts are exact, impossible budgets are one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mergecore.budget import (
+    ALL_SAMPLES,
+    MINUTES,
+    PAIRS,
+    BudgetConfig,
+    Spending,
+    Tally,
+    affordable,
+    budget_notes,
+    check_budget,
+    ending,
+    spent_sentence,
+)
+from mergecore.errors import InputError
+from mergecore.search import SEARCHES, Objectives, Search
+
+
+def make(method: str, models: int = 2, **options: Any) -> Search:
+    cls = SEARCHES.get(method)
+    names = tuple(f"t{n}" for n in range(models))
+    alike = (True,) * models, (0.0,) * models, (1.0,) * models
+    return cls(
+        cls.Options(method=method, **options), models=models, objectives=Objectives(names, *alike, tuple(range(models)))
+    )
+
+
+def spending(now: list[float] | None = None, **budget: Any) -> Spending:
+    now = now or [100.0]
+    return Spending(BudgetConfig(**budget), started=100.0, clock=lambda: now[0])
+
+
+def test_a_pair_counts_once() -> None:
+    c_KN = np.array([[0.0, 1.0], [0.5, 0.5], [0.0, 1.0]])
+    wanted_KT = np.array([[True, False], [True, True], [True, True]])
+    tally = Tally()
+    tally.add(c_KN, wanted_KT)
+    tally.add(c_KN, wanted_KT)
+    assert (tally.vectors, tally.pairs) == (2, 4)
+
+
+@pytest.mark.parametrize("pairs", range(1, 16))
+def test_a_round_is_cut_to_its_first_candidates(pairs: int) -> None:
+    rng = np.random.default_rng(pairs)
+    c_KN = rng.integers(0, 2, (12, 2)).astype(float)  # many repeat
+    wanted_KT = rng.random((12, 3)) < 0.7
+    budget = spending(pairs=pairs)
+    budget.tally.add(np.array([[0.0, 0.0]]), np.array([[True, True, False]]))
+    fitting = budget.fitting(c_KN, wanted_KT)
+    counts = []
+    for k in range(len(c_KN) + 1):
+        seen = {(0.0, 0.0, 0), (0.0, 0.0, 1)} | {
+            (*c, t) for c, w in zip(c_KN[:k], wanted_KT, strict=False) for t in np.flatnonzero(w)
+        }
+        counts.append(len(seen))
+    allowed = [k for k, count in enumerate(counts) if count <= pairs]
+    assert fitting == (max(allowed) if allowed else 0)
+    assert budget.tally.pairs == 2  # looking costs nothing
+
+
+def test_which_bound_is_reached() -> None:
+    now = [100.0]
+    budget = spending(now, pairs=5, minutes=2)
+    assert budget.over(3) == ""
+    budget.tally.add(np.zeros((1, 2)), np.ones((1, 3), dtype=bool))
+    assert (budget.over(2), budget.over(3)) == ("", PAIRS)
+    now[0] = 219.0
+    assert budget.time_left()
+    now[0] = 220.0
+    assert budget.over(2) == budget.over(3) == MINUTES
+    assert budget.minutes == 2
+
+
+def test_without_bounds_everything_fits() -> None:
+    budget = spending([1e12])
+    assert budget.time_left()
+    assert budget.over(8) == ""
+    assert budget.fitting(np.zeros((7, 2)), np.ones((7, 2), dtype=bool)) == 7
+
+
+def test_a_nested_search_is_not_cut_and_its_price_is_named() -> None:
+    search = make("nested_map", models=8)
+    check_budget(BudgetConfig(pairs=480), search)
+    with pytest.raises(InputError, match=r"nested_map takes up to 480 .* cannot be cut short, but budget.pairs is 479"):
+        check_budget(BudgetConfig(pairs=479), search)
+
+
+@pytest.mark.parametrize(("method", "fewest"), [("map", 3), ("bayesian_map", 3), ("direct", 1)])
+def test_too_little_for_a_front(method: str, fewest: int) -> None:
+    search = make(method, samples=20)
+    check_budget(BudgetConfig(pairs=2 * fewest), search)
+    with pytest.raises(InputError, match=f"takes at least {2 * fewest} .coefficient vector, task. evaluations"):
+        check_budget(BudgetConfig(pairs=2 * fewest - 1), search)
+    check_budget(BudgetConfig(), search)
+
+
+def test_few_samples_that_the_user_asked_for_are_no_fault_of_the_budget() -> None:
+    check_budget(BudgetConfig(pairs=4), make("map", samples=2))
+
+
+def test_what_a_cut_leaves_is_said_before() -> None:
+    search = make("map", samples=20)
+    assert affordable(BudgetConfig(pairs=17), search) == 8
+    assert affordable(BudgetConfig(pairs=40), search) == affordable(BudgetConfig(), search) == 20
+    assert "8 of the 20 coefficient vectors" in budget_notes(BudgetConfig(pairs=17), search)[0]
+    assert budget_notes(BudgetConfig(pairs=40), search) == []
+
+
+def test_one_sentence_says_what_was_spent() -> None:
+    spent = {"pairs": 16, "minutes": 0.25, "ended": PAIRS, "verification_pairs": 8}
+    assert spent_sentence(spent) == (
+        "The search took 16 (coefficient vector, task) evaluations and 0.2 minutes and ended by budget.pairs; "
+        "verification took 8 more."
+    )
+    assert ending({**spent, "ended": ALL_SAMPLES}) == "took all its samples"
+
+
+@pytest.mark.parametrize("bad", [{"pairs": 0}, {"minutes": 0}, {"minutes": float("inf")}, {"hours": 1}])
+def test_bounds_that_are_none(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        BudgetConfig(**bad)

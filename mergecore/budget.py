@@ -32,6 +32,9 @@ class BudgetConfig(Section):
     minutes: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Wall clock of one run; running it again gives it as many anew."
     )
+    warm_start: bool = Field(
+        False, description="Begin with what the ledger knows of these models, tasks and data; the result depends on it."
+    )
 
 
 class Tally:
@@ -118,8 +121,13 @@ def check_budget(budget: BudgetConfig, search: Search) -> None:
     """Refuse a budget that no front can be found within.
 
     Raises:
-        InputError: too few pairs for any fit, or for a search that cannot be cut.
+        InputError: too few pairs for any fit, or a bound or a warm start for a search that takes just its own samples.
     """
+    if budget.warm_start and not search.divisible:
+        raise InputError(
+            f"search.method {search.options.method} takes just its own samples, so budget.warm_start is not for it.",
+            "Leave it out: what the ledger knows is not evaluated again anyway.",
+        )
     if budget.pairs is None or search.pairs <= budget.pairs:
         return
     method, tasks = search.options.method, len(search.objectives.names)
@@ -153,4 +161,5 @@ def ending(spent: Mapping[str, Any]) -> str:
 def spent_sentence(spent: Mapping[str, Any]) -> str:
     """The entry ``spent`` of a summary in one sentence."""
     line = f"The search took {spent['pairs']} (coefficient vector, task) evaluations and {spent['minutes']:.1f} minutes"
-    return f"{line} and {ending(spent)}; verification took {spent['verification_pairs']} more."
+    warm = f", {spent['warm_start']} coefficient vectors came from the warm start" if spent["warm_start"] else ""
+    return f"{line} and {ending(spent)}{warm}; verification took {spent['verification_pairs']} more."

@@ -153,6 +153,12 @@ class Ledger:
                 )
         return found
 
+    def coefficients(self, matrix: str) -> list[tuple[float, ...]]:
+        """The coefficient vectors that were evaluated on a task matrix, by its content key; distinct and sorted."""
+        rows = self._connection.execute("SELECT DISTINCT coefficients FROM evaluations WHERE matrix = ?", (matrix,))
+        # -0.0 and 0.0 are one coefficient
+        return sorted({tuple(c + 0.0 for c in json.loads(text)) for (text,) in rows})
+
     def __len__(self) -> int:
         """Number of evaluations, failed ones included."""
         return int(self._connection.execute("SELECT COUNT(DISTINCT key) FROM evaluations").fetchone()[0])

@@ -114,6 +114,22 @@ def evaluate(
     return _table(study, coefficients_KN[kept], [keys[k] for k in kept], facts, measured, fresh, asked=len(keys))
 
 
+def known_candidates(study: Study, box_N2: np.ndarray) -> np.ndarray:
+    """The candidates in a box that the ledger knows on all tasks of the search, failures aside; [K, N], sorted."""
+    with Ledger(study.ledger_path) as ledger:
+        found = [c for c in ledger.coefficients(study.matrix_key) if _in_box(c, box_N2)]
+        keys: Keys = [[study.evaluation_key(c, m) for m in study.search_tasks] for c in found]
+        facts = _lookup(ledger, study, keys, study.search_tasks)
+    facts = {place: fact for place, fact in facts.items() if not fact.reason}
+    kept = [c for c, row in zip(found, keys, strict=True) if _is_known(row, facts, study, study.search_tasks)]
+    return np.array(kept, dtype=np.float64).reshape(-1, len(study.models))
+
+
+def _in_box(coefficients: tuple[float, ...], box_N2: np.ndarray) -> bool:
+    c_N = np.array(coefficients)
+    return bool(((c_N >= box_N2[:, 0]) & (c_N <= box_N2[:, 1])).all())
+
+
 Keys = list[list[str | None]]
 """Content keys, a row a candidate and a column a measured task; None where it is not wanted."""
 Facts = dict[tuple[str, str], Fact]

@@ -15,10 +15,12 @@ from mergecore.budget import ALL_SAMPLES, MINUTES, PAIRS, Spending, check_budget
 from mergecore.errors import EvaluationError
 from mergecore.fronts.spread import spread_points
 from mergecore.search import Front, Search
-from tasks.evaluation import Evaluations, evaluate
+from tasks.evaluation import Evaluations, evaluate, known_candidates
 
 if TYPE_CHECKING:
     from tasks.run import Run
+
+WARM_START = "warm start"
 
 
 def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = time.time) -> list[Evaluations]:
@@ -35,7 +37,8 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
     budget = study.config.budget
     check_budget(budget, search)
     spending = Spending(budget, started=run.started, clock=clock)
-    rounds: list[Evaluations] = []
+    warm = _warm_start(run, search, spending) if budget.warm_start else []
+    rounds = [*warm]
     ended = _over(search, spending)
     while not ended:
         asked_KN = search.ask()
@@ -54,10 +57,8 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
             wanted_KM=wanted_KT[:fitting],
             time_left=spending.time_left if budget.minutes else None,
         )
-        spending.tally.add(found.coefficients_KN, found.wanted_KM)
         if len(found.coefficients_KN):
-            search.tell(found.coefficients_KN, found.metrics_KM, found.noise_KM)
-            log_round(run, label, found)
+            _take(run, search, spending, label, found)
             rounds.append(found)
         ended = MINUTES if not found.complete else PAIRS if fitting < len(asked_KN) else _over(search, spending)
     if ended == MINUTES and (not search.divisible or len(search.coefficients_KN) < search.fewest):
@@ -65,8 +66,29 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
             f"The {budget.minutes:g} minutes of budget.minutes were over before a front could be found.",
             "Run again to continue; everything that was evaluated is kept.",
         )
-    run.spent = {"pairs": spending.tally.pairs, "minutes": spending.minutes, "ended": ended}
+    run.spent = {
+        "pairs": spending.tally.pairs,
+        "minutes": spending.minutes,
+        "ended": ended,
+        "warm_start": sum(len(found.coefficients_KN) for found in warm),
+    }
     return rounds
+
+
+def _warm_start(run: Run, search: Search, spending: Spending) -> list[Evaluations]:
+    """What earlier runs know, as a first round that costs nothing; none where they know nothing."""
+    known_KN = known_candidates(run.study, search.box_N2)
+    if not len(known_KN):
+        return []
+    found = evaluate(run, known_KN, run.study.search_tasks, label=WARM_START)
+    _take(run, search, spending, WARM_START, found)
+    return [found]
+
+
+def _take(run: Run, search: Search, spending: Spending, label: str, found: Evaluations) -> None:
+    spending.tally.add(found.coefficients_KN, found.wanted_KM)
+    search.tell(found.coefficients_KN, found.metrics_KM, found.noise_KM)
+    log_round(run, label, found)
 
 
 def _over(search: Search, spending: Spending) -> str:

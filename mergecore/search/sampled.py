@@ -19,7 +19,7 @@ class SampledOptions(SearchOptions):
 
 
 class SampledSearch(Search):
-    """Asks once for all its samples.
+    """Asks at once for all its samples.
 
     Class attributes:
         paper_samples: the paper's budget for N models.
@@ -38,7 +38,10 @@ class SampledSearch(Search):
         return self.options.samples or self.paper_samples.get(self.models) or self.default_budget()
 
     def ask(self) -> np.ndarray:
-        """All K samples the first time, nothing afterwards."""
-        if len(self.coefficients_KN):
+        """What is missing of K samples: all the first time, nothing once K candidates were told, whosever they are."""
+        missing = self.budget - len(self.coefficients_KN)
+        if missing <= 0:
             return np.empty((0, self.models))
-        return sample(self.options.sampler, self.budget, box=self.box_N2, seed=self.options.seed)
+        drawn_KN = sample(self.options.sampler, self.budget, box=self.box_N2, seed=self.options.seed)
+        told = {tuple(c) for c in self.coefficients_KN.tolist()}
+        return drawn_KN[[tuple(c) not in told for c in drawn_KN.tolist()]][:missing]

@@ -106,6 +106,14 @@ def test_few_samples_that_the_user_asked_for_are_no_fault_of_the_budget() -> Non
     check_budget(BudgetConfig(pairs=4), make("map", samples=2))
 
 
+def test_a_warm_start_is_for_searches_that_take_any_samples() -> None:
+    warm = BudgetConfig(warm_start=True)
+    for method in ("map", "bayesian_map", "direct"):
+        check_budget(warm, make(method))
+    with pytest.raises(InputError, match="nested_map takes just its own samples"):
+        check_budget(warm, make("nested_map"))
+
+
 def test_what_a_cut_leaves_is_said_before() -> None:
     search = make("map", samples=20)
     assert affordable(BudgetConfig(pairs=17), search) == 8
@@ -115,11 +123,12 @@ def test_what_a_cut_leaves_is_said_before() -> None:
 
 
 def test_one_sentence_says_what_was_spent() -> None:
-    spent = {"pairs": 16, "minutes": 0.25, "ended": PAIRS, "verification_pairs": 8}
+    spent = {"pairs": 16, "minutes": 0.25, "ended": PAIRS, "warm_start": 0, "verification_pairs": 8}
     assert spent_sentence(spent) == (
         "The search took 16 (coefficient vector, task) evaluations and 0.2 minutes and ended by budget.pairs; "
         "verification took 8 more."
     )
+    assert "5 coefficient vectors came from the warm start" in spent_sentence({**spent, "warm_start": 5})
     assert ending({**spent, "ended": ALL_SAMPLES}) == "took all its samples"
 
 

@@ -55,6 +55,15 @@ def test_a_failure_is_kept_and_a_success_replaces_it_but_not_the_other_way(tmp_p
         assert ledger.find(["k"], "accuracy")["k"].metrics == {"accuracy": 0.7}
 
 
+def test_coefficients_of_a_matrix_are_distinct_and_sorted(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        found = [((0.5, 1.0), "x"), ((0.1, 1 / 3), "x"), ((0.5, 1.0), "x"), ((-0.0, 2.0), "x"), ((0.0, 2.0), "x")]
+        for i, (c, matrix) in enumerate([*found, ((0.7, 0.7), "y")]):
+            ledger.record(Fact(str(i), {"m": 1.0}, {}, "", "t", c, matrix, 1, 0.0, "w"), "m")
+        assert ledger.coefficients("x") == [(0.0, 2.0), (0.1, 1 / 3), (0.5, 1.0)]
+        assert ledger.coefficients("z") == []
+
+
 def test_many_keys_at_once(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
         for i in range(1203):

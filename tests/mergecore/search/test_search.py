@@ -146,3 +146,15 @@ def test_map_front_comes_close_to_the_real_one() -> None:
     better = measure(dense)
     for row in front.predicted_PT:
         assert not ((better[:, 0] > row[0] + 5e-3) & (better[:, 1] < row[1] - 5e-3)).any()
+
+
+@pytest.mark.parametrize("method", ["map", "direct"])
+def test_what_others_found_takes_the_place_of_own_samples(method: str) -> None:
+    own = make(method, samples=20).ask()
+    search = make(method, samples=20)
+    known = np.vstack([own[7], [[0.123, 0.456]], own[2]])
+    search.tell(known, measure(known))
+    rest = [row for k, row in enumerate(own.tolist()) if k not in (2, 7)]
+    assert search.ask().tolist() == rest[:17]
+    search.tell(search.ask(), measure(search.ask()))
+    assert search.ask().shape == (0, 2)

@@ -96,7 +96,7 @@ def print_check(name: str, result: CheckResult) -> None:
         "task matrix on disk": f"at most {_bytes(result.matrix_bytes)} of {_bytes(result.disk_free_bytes)} free",
         "memory of a worker": f"{_bytes(result.worker_bytes)} beside the shared task matrix",
         "coefficient vectors": str(result.coefficient_vectors),
-        "(coefficients, task) evaluations": f"at most {result.evaluations}",
+        "(coefficients, task) evaluations": f"at most {result.evaluations}{_worth(result)}",
         "time of an evaluation": ", ".join(f"{task}: {seconds:.2g} s" for task, seconds in result.seconds.items()),
         "time of them all": _estimated(result),
         "the search ends after": f"{result.minutes:g} minutes" if result.minutes else "",
@@ -107,6 +107,10 @@ def print_check(name: str, result: CheckResult) -> None:
             table.add_row(key, Text(value))
     Console().print(table)
     print_notes(result.warnings)
+
+
+def _worth(result: CheckResult) -> str:
+    return f"; search and verification cost {result.full_pairs:.0f} on all data" if result.share < 1 else ""
 
 
 def _estimated(result: CheckResult) -> str:

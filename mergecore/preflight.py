@@ -10,7 +10,7 @@ from pathlib import Path
 from mergecore.budget import affordable, budget_notes, check_budget
 from mergecore.checkpoints import Checkpoint
 from mergecore.config import StudyConfig
-from mergecore.study import Opened, new_search, open_study
+from mergecore.study import Opened, new_search, open_study, shares
 from mergecore.timing import seconds_of_evaluations, workers_here
 
 
@@ -23,6 +23,8 @@ class CheckResult:
         worker_bytes: of each worker's memory beside the task matrix, which workers of a node share.
         coefficient_vectors: the search's, as far as the budget allows, and the verification's.
         evaluations: (coefficients, task) pairs, at most.
+        full_pairs: those of the search and the verification, in pairs on all data.
+        share: of the data that every candidate is measured on first.
         minutes: that the search may take; None when nothing bounds it.
         examples: task to number of examples; 0 when unknown.
         seconds: task to seconds of one evaluation, from one timed batch; tasks that cannot be timed are missing.
@@ -34,7 +36,7 @@ class CheckResult:
         """Of all evaluations of the search and the verification; None when a task could not be timed."""
         if len(self.seconds) < self.tasks:
             return None
-        return sum(self.seconds.values()) * self.coefficient_vectors / self.workers
+        return sum(self.seconds.values()) / self.tasks * self.full_pairs / self.workers
 
     models: int
     tasks: int
@@ -44,6 +46,8 @@ class CheckResult:
     worker_bytes: int
     coefficient_vectors: int
     evaluations: int
+    full_pairs: float
+    share: float
     minutes: float | None
     examples: dict[str, int]
     seconds: dict[str, float]
@@ -70,11 +74,12 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         )
     warnings += base_dtype_notes(base, models)
     search = new_search(config)
-    check_budget(config.budget, search)
-    warnings += [*search.notes(), *budget_notes(config.budget, search)]
+    share_T = shares(opened.measured)
+    check_budget(config.budget, search, share_T)
+    warnings += [*search.notes(), *budget_notes(config.budget, search, share_T)]
     held_out = sum(item.held_out for item in opened.measured)
-    vectors = affordable(config.budget, search)
-    pairs = min(search.pairs, vectors * len(config.tasks))
+    vectors, price = affordable(config.budget, search, share_T)
+    pairs, verified = min(search.pairs, vectors * len(config.tasks)), config.front.verify * len(config.tasks)
     return CheckResult(
         models=len(models),
         tasks=len(config.tasks),
@@ -84,9 +89,9 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         worker_bytes=_worker_bytes(opened, parameters),
         coefficient_vectors=vectors + config.front.verify,
         minutes=config.budget.minutes,
-        evaluations=pairs
-        + config.front.verify * len(config.tasks)
-        + (config.front.verify + len(models) + 1) * held_out,
+        evaluations=pairs + verified + (config.front.verify + len(models) + 1) * held_out,
+        full_pairs=price + verified,
+        share=config.budget.share,
         examples={item.label: item.examples for item in opened.measured},
         seconds=seconds_of_evaluations(config, opened),
         workers=workers_here(config),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,9 +38,10 @@ NUMBER_CRUNCHERS = ("torch", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class Measured:
-    """One thing to measure on a candidate: a task on the data of the search, or on its held-out split.
+    """One thing to measure on a candidate: a task on the data of the search, a part of it, or its held-out split.
 
     Attributes:
+        part: whether it is the part of the data of the search that candidates are measured on first.
         head: the model whose head measures it; None when every tensor is merged.
         key: content of data, evaluator, network and head.
         examples: number of examples of one evaluation; 0 when unknown.
@@ -52,6 +54,7 @@ class Measured:
     head: str | None = None
     key: str = ""
     examples: int = 0
+    part: bool = False
 
     def evaluator(self) -> Evaluator:
         """A new evaluator of this task; it opens data, so keep it."""
@@ -60,7 +63,7 @@ class Measured:
     @property
     def label(self) -> str:
         """Name for messages."""
-        return f"{self.task.name} (held out)" if self.held_out else self.task.name
+        return self.task.name + (" (held out)" if self.held_out else " (part of the data)" if self.part else "")
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Study:
         matrix_key: its content key.
         base_folder: folder with config and tokenizer of the base, if it has one.
         heads: the heads that are not merged, by model; empty when every tensor is merged.
-        measured: the T tasks on the data of the search, in config order, then those with a held-out split.
+        measured: the T tasks on the data of the search, in config order, then those with a held-out split, then each
+            on a part of the data if candidates are measured on that first.
         device: "cpu" or "cuda": where workers hold candidates.
         precision: of matrix products: "float32", "bfloat16" or "float16".
         fingerprints: content of base, models and data, for the run's config.yaml.
@@ -102,12 +106,17 @@ class Study:
     @property
     def search_tasks(self) -> list[int]:
         """Indices into `measured` of the tasks on the data of the search."""
-        return [i for i, item in enumerate(self.measured) if not item.held_out]
+        return [i for i, item in enumerate(self.measured) if not (item.held_out or item.part)]
 
     @property
     def held_out_tasks(self) -> list[int]:
         """Indices into `measured` of the held-out splits; empty when the config names none."""
         return [i for i, item in enumerate(self.measured) if item.held_out]
+
+    @property
+    def part_tasks(self) -> list[int]:
+        """Indices into `measured` of the tasks on a part of the data; empty when all of it comes first."""
+        return [i for i, item in enumerate(self.measured) if item.part]
 
     @property
     def objectives(self) -> Objectives:
@@ -147,6 +156,13 @@ class Study:
                 for item in self.measured
             ),
         )
+
+
+def shares(measured: Sequence[Measured]) -> np.ndarray:
+    """For each task the share of its examples that every candidate is measured on first, [T]; 1 where that is all."""
+    whole = {item.task.name: item.examples for item in measured if not (item.held_out or item.part)}
+    part = {item.task.name: item.examples for item in measured if item.part}
+    return np.array([part[name] / whole[name] if name in part else 1.0 for name in whole])
 
 
 def objectives_of(config: StudyConfig) -> Objectives:
@@ -220,6 +236,8 @@ def open_study(config: StudyConfig, home: Path) -> Opened:
     ]
     if len({item.task.name for item in measured if item.held_out}) not in (0, len(config.tasks)):
         raise InputError("Some tasks name a test_split and some do not.", "Give every task one, or none.")
+    if config.budget.share < 1:
+        measured += [_part(config, home, base, heads, item) for item in measured if not item.held_out]
     return Opened(base, models, alignment, heads, tuple(measured), tuple(notes))
 
 
@@ -341,6 +359,26 @@ def _measured(
     content = [evaluator.key, facts, stored.digest if stored is not None else None]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return replace(item, key=key, examples=evaluator.examples)
+
+
+def _part(config: StudyConfig, home: Path, base: Checkpoint, heads: dict[str, StoredHead], whole: Measured) -> Measured:
+    """The part of a task's data that comes first: a smaller draw by the same seed, so it lies in what is drawn of it.
+
+    Raises:
+        InputError: the task has no rows to draw from, or no fewer than all.
+    """
+    rows = whole.evaluator().rows if whole.dataset is not None else 0
+    limit = math.ceil(config.budget.share * rows)
+    if whole.dataset is not None and 0 < limit < rows:
+        dataset = whole.dataset.model_copy(update={"limit": limit})
+        item = _measured(config, home, base, heads, whole.task, dataset, False)
+        if 0 < item.examples < whole.examples:
+            return replace(item, part=True)
+    reason = "is too small for a part of it" if rows else f"is not drawn from by its evaluator {whole.task.evaluator!r}"
+    raise InputError(
+        f"budget.share is {config.budget.share:g}, but the data of the task {whole.task.name!r} {reason}.",
+        "Leave budget.share out.",
+    )
 
 
 def _weights_key(matrix_key: str, heads: dict[str, StoredHead], head: str | None) -> str:

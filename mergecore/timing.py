@@ -51,7 +51,7 @@ def seconds_of_evaluations(config: StudyConfig, opened: Opened) -> dict[str, flo
     threads = torch.get_num_threads()
     torch.set_num_threads(config.execution.threads_per_worker)
     try:
-        items = [item for item in opened.measured if not item.held_out]
+        items = [item for item in opened.measured if not (item.held_out or item.part)]
         found = {item.task.name: _seconds(config, opened, item, zeros, device) for item in items}
     finally:
         torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mergecore.budget import Tally
 from mergecore.errors import InputError
 from mergecore.evaluation import Outcome
 from mergecore.ledger import Fact, Ledger
@@ -36,9 +37,12 @@ class Evaluations:
         seconds_K: evaluation time, all tasks together.
         workers: who evaluated each candidate.
         reasons: why it failed, empty when it did not.
-        fresh: passes over a task's data done now; all others were known.
+        fresh: (candidate, task) pairs that were not known before.
         wanted_KM: which metrics were wanted.
-        asked: how many candidates were asked for; more than K when the time for them ran out.
+        places_K: of the candidates among those that were asked for.
+        complete: whether all of those are here; some are not when the time for them ran out.
+        on_part: whether all candidates were measured on a part of the data.
+        estimated_K: which candidates were measured on no more, so that their metrics are estimates.
     """
 
     coefficients_KN: np.ndarray
@@ -49,12 +53,16 @@ class Evaluations:
     reasons: list[str]
     fresh: int
     wanted_KM: np.ndarray
-    asked: int
+    places_K: np.ndarray
+    complete: bool
+    on_part: bool
+    estimated_K: np.ndarray
 
-    @property
-    def complete(self) -> bool:
-        """Whether everything asked for is here."""
-        return len(self.coefficients_KN) == self.asked
+    def count(self, tally: Tally) -> None:
+        """Add what was evaluated to a tally."""
+        if self.on_part:
+            tally.add(self.coefficients_KN, self.wanted_KM, part=True)
+        tally.add(self.coefficients_KN[~self.estimated_K], self.wanted_KM[~self.estimated_K])
 
 
 @task(name="evaluate", task_run_name="evaluate {label}", cache_policy=NO_CACHE)
@@ -94,24 +102,25 @@ def evaluate(
         if study.config.execution.retry_failed:
             known = {place: fact for place, fact in known.items() if not fact.reason}
         jobs = _missing(study, coefficients_KN, keys, measured, known)
-        done: list[Job] = []
         with Progress(label, unit="candidates") as progress:
+            done = 0
 
             def record(job: Job, outcomes: list[Outcome], worker: str) -> None:
+                nonlocal done
                 for m, outcome in zip(job.measured, outcomes, strict=True):
                     fact = _fact(study, job, m, outcome, worker)
                     for metric in _metrics_of(study, m, measured):
                         ledger.record(fact, metric)
-                done.append(job)
-                progress.update(len(done), len(jobs))
+                done += 1
+                progress.update(done, len(jobs))
 
             progress.update(0, len(jobs))
             for part in _slices(run, jobs, time_left):
                 run.pool.run(study, part, record)
         facts = _lookup(ledger, study, keys, measured)
-    kept = [k for k, row in enumerate(keys) if _is_known(row, facts, study, measured)]
-    fresh = sum(len(job.measured) for job in done)
-    return _table(study, coefficients_KN[kept], [keys[k] for k in kept], facts, measured, fresh, asked=len(keys))
+    places = {(key, m) for row in keys for m, key in zip(measured, row, strict=True) if key is not None}
+    fresh = sum((place := (key, study.measured[m].task.metric)) in facts and place not in known for key, m in places)
+    return _table(study, coefficients_KN, keys, facts, measured, fresh)
 
 
 def known_candidates(study: Study, box_N2: np.ndarray) -> np.ndarray:
@@ -203,9 +212,9 @@ def _table(
     facts: Facts,
     measured: list[int],
     fresh: int,
-    *,
-    asked: int,
 ) -> Evaluations:
+    places = [k for k, row in enumerate(keys) if _is_known(row, facts, study, measured)]
+    complete, keys = len(places) == len(keys), [keys[k] for k in places]
     metrics = np.full((len(keys), len(measured)), np.nan)
     noise = metrics.copy()
     seconds = np.zeros(len(keys))
@@ -232,4 +241,17 @@ def _table(
                 f"No evaluation of the task {study.measured[m].label!r} succeeded; the first one: {reason}."
             )
     wanted = np.array([[key is not None for key in row] for row in keys], dtype=bool).reshape(metrics.shape)
-    return Evaluations(coefficients_KN, metrics, noise, seconds, workers, reasons, fresh, wanted, asked)
+    return Evaluations(
+        coefficients_KN=coefficients_KN[places],
+        metrics_KM=metrics,
+        noise_KM=noise,
+        seconds_K=seconds,
+        workers=workers,
+        reasons=reasons,
+        fresh=fresh,
+        wanted_KM=wanted,
+        places_K=np.array(places, dtype=np.intp),
+        complete=complete,
+        on_part=False,
+        estimated_K=np.zeros(len(places), dtype=bool),
+    )

@@ -18,7 +18,7 @@ from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume
 from mergecore.run_folder import RunRecord, TaskInfo, write_run
 from mergecore.search import Front, Search
-from mergecore.study import versions
+from mergecore.study import Study, shares, versions
 from tasks.artifacts import publish
 from tasks.evaluation import Evaluations
 
@@ -54,7 +54,7 @@ def build_record(
     """Tables and figures of the run."""
     study, goals = run.study, run.study.objectives
     samples_KT = search.metrics_KT
-    noise = np.concatenate([found.noise_KM for found in rounds])
+    noise = np.concatenate([found.noise_KM[~found.estimated_K] for found in rounds])
     noise_T = np.array([float(np.nanmedian(column)) if np.isfinite(column).any() else np.nan for column in noise.T])
     best_PT = np.where(np.isfinite(front.real_PT), front.real_PT, front.predicted_PT)
     diagnosis = diagnose(
@@ -73,12 +73,13 @@ def build_record(
         summary={
             "method": study.config.search.method,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "evaluations": (counts := _counts(rounds, held_out)),
-            "spent": {**run.spent, "verification_pairs": counts["pairs"] - run.spent["pairs"]},
+            "evaluations": (counts := _counts(study, rounds, held_out)),
+            "spent": {**run.spent, "verification_pairs": round(counts["full_pairs"] - run.spent["full_pairs"])},
             **_volumes(run, search, front, rounds),
             "predicted_real_gap": _gap(goals.names, front),
             "held_out_r2": {name: fit.cross_validated_r2 for name, fit in zip(goals.names, front.fits, strict=False)},
             "rounds": search.rounds,
+            "convergence": run.convergence,
             "diagnosis": diagnosis.to_dict(),
             "noise": dict(zip(goals.names, noise_T.tolist(), strict=True)),
             "timings": {**run.timings, "total": time.time() - run.started},
@@ -129,8 +130,14 @@ def _evaluation_table(run: Run, rounds: list[Evaluations]) -> pd.DataFrame:
             "round": number,
             "seconds": found.seconds_K,
             "worker": found.workers,
-            "fingerprint": [study.evaluation_key(c, study.search_tasks[0]) for c in found.coefficients_KN],
-            "status": [f"failed: {reason}" if reason else "ok" for reason in found.reasons],
+            "fingerprint": [
+                study.evaluation_key(c, (study.part_tasks if estimated else study.search_tasks)[0])
+                for c, estimated in zip(found.coefficients_KN, found.estimated_K, strict=True)
+            ],
+            "status": [
+                f"failed: {reason}" if reason else "estimated from a part of the data" if estimated else "ok"
+                for reason, estimated in zip(found.reasons, found.estimated_K, strict=True)
+            ],
         }
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
@@ -140,19 +147,20 @@ def _surrogates(tasks: tuple[str, ...], front: Front) -> dict[str, dict[str, Any
     return {name: fit.to_dict() for name, fit in zip(tasks, front.fits, strict=False)}
 
 
-def _counts(rounds: list[Evaluations], held_out: Evaluations | None) -> dict[str, Any]:
+def _counts(study: Study, rounds: list[Evaluations], held_out: Evaluations | None) -> dict[str, Any]:
     """(coefficient vector, task) pairs on the data of the search; held-out pairs apart."""
-    tally, fresh = Tally(), sum(found.fresh for found in rounds)
+    tally, fresh = Tally(shares(study.measured)), sum(found.fresh for found in rounds)
     for found in rounds:
-        tally.add(found.coefficients_KN, found.wanted_KM)
+        found.count(tally)
     return {
         "coefficient_vectors": tally.vectors,
         "pairs": tally.pairs,
+        "full_pairs": tally.full_pairs,
         "new_pairs": fresh,
-        "known_pairs": tally.pairs - fresh,
+        "known_pairs": tally.measurements - fresh,
         "failed": int(sum((np.isnan(found.metrics_KM) & found.wanted_KM).sum() for found in rounds)),
         "held_out_pairs": 0 if held_out is None else int(held_out.metrics_KM.size),
-        "share_of_data": 1.0,
+        "share_of_data": tally.full_pairs / tally.pairs,
     }
 
 
@@ -172,7 +180,8 @@ def _volumes(run: Run, search: Search, front: Front, rounds: list[Evaluations]) 
         rows = metrics[np.isfinite(metrics).all(axis=1)]
         return hypervolume(rows, reference_T=reference, maximise=goals.maximise) if len(rows) else None
 
-    by_round = [volume(np.concatenate([r.metrics_KM for r in rounds[: i + 1]])) for i in range(len(rounds))]
+    measured = [found.metrics_KM[~found.estimated_K] for found in rounds]
+    by_round = [volume(np.concatenate(measured[: i + 1])) for i in range(len(rounds))]
     real = front.real_PT[non_dominated(front.real_PT, maximise=goals.maximise)]
     return {
         "reference_point": {"values": dict(zip(goals.names, reference.tolist(), strict=True)), "source": source},

@@ -13,21 +13,29 @@ from prefect.cache_policies import NO_CACHE
 
 from mergecore.budget import ALL_SAMPLES, MINUTES, PAIRS, Spending, check_budget
 from mergecore.errors import EvaluationError
+from mergecore.fidelity import Correction
 from mergecore.fronts.spread import spread_points
 from mergecore.search import Front, Search
+from mergecore.search.convergence import Convergence, Round
+from mergecore.study import shares
 from tasks.evaluation import Evaluations, evaluate, known_candidates
+from tasks.parts import evaluate_by_parts
 
 if TYPE_CHECKING:
+    from mergecore.config import FrontConfig
     from tasks.run import Run
 
 WARM_START = "warm start"
+ROUND = 2
+"""Candidates, for each of N + 1, after which a search that asks for all at once is looked at."""
 
 
 def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = time.time) -> list[Evaluations]:
-    """Ask, evaluate and tell until the method wants no more or its budget is spent; ``run.spent`` says which.
+    """Ask, evaluate and tell until the method wants no more, its budget is spent, or more would change nothing.
 
-    Each round is a task and an MLflow child run. A round that the budget's pairs do not allow is cut to its first
-    candidates, one that time does not allow to those that were evaluated by then.
+    ``run.spent`` says which. Each round is a task and an MLflow child run. A round that the budget's pairs do not allow
+    is cut to its first candidates, one that time does not allow to those that were evaluated by then. A method that
+    would ask for everything at once is given rounds where ``budget.stop`` may end it.
 
     Raises:
         InputError: no front can be found within the budget.
@@ -35,9 +43,13 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
     """
     study = run.study
     budget = study.config.budget
-    check_budget(budget, search)
-    spending = Spending(budget, started=run.started, clock=clock)
-    warm = _warm_start(run, search, spending) if budget.warm_start else []
+    share_T = shares(study.measured)
+    check_budget(budget, search, share_T)
+    spending = Spending(budget, share_T=share_T, started=run.started, clock=clock)
+    correction = Correction(share_T, search.objectives)
+    in_rounds = search.divisible and (not search.at_once or budget.stop is not None)
+    convergence = Convergence(search, _coarse(study.config.front)) if in_rounds else None
+    warm = _warm_start(run, search, spending, convergence) if budget.warm_start else []
     rounds = [*warm]
     ended = _over(search, spending)
     while not ended:
@@ -47,20 +59,22 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
             break
         everything = np.ones((len(asked_KN), len(search.objectives.names)), dtype=bool)
         wanted_KT = everything if search.wanted_KT is None else search.wanted_KT
+        if search.at_once and budget.stop is not None:
+            asked_KN = asked_KN[: ROUND * (search.models + 1)]
+            wanted_KT = wanted_KT[: len(asked_KN)]
         fitting = spending.fitting(asked_KN, wanted_KT)
-        label = f"round {len(rounds)}"
-        found = evaluate(
-            run,
-            asked_KN[:fitting],
-            study.search_tasks,
-            label=label,
-            wanted_KM=wanted_KT[:fitting],
-            time_left=spending.time_left if budget.minutes else None,
-        )
+        asked_KN, wanted_KT, cut = asked_KN[:fitting], wanted_KT[:fitting], fitting < len(asked_KN)
+        label, time_left = f"round {len(rounds)}", spending.time_left if budget.minutes else None
+        if budget.share == 1:
+            found = evaluate(run, asked_KN, study.search_tasks, label=label, wanted_KM=wanted_KT, time_left=time_left)
+        else:
+            found = evaluate_by_parts(run, asked_KN, correction, label=label, time_left=time_left)
         if len(found.coefficients_KN):
-            _take(run, search, spending, label, found)
+            _take(run, search, spending, label, found, convergence)
             rounds.append(found)
-        ended = MINUTES if not found.complete else PAIRS if fitting < len(asked_KN) else _over(search, spending)
+        ended = MINUTES if not found.complete else PAIRS if cut else _over(search, spending)
+        if not ended and convergence is not None and budget.stop is not None:
+            ended = convergence.enough(budget.stop)
     if ended == MINUTES and (not search.divisible or len(search.coefficients_KN) < search.fewest):
         raise EvaluationError(
             f"The {budget.minutes:g} minutes of budget.minutes were over before a front could be found.",
@@ -68,6 +82,7 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
         )
     run.spent = {
         "pairs": spending.tally.pairs,
+        "full_pairs": spending.tally.full_pairs,
         "minutes": spending.minutes,
         "ended": ended,
         "warm_start": sum(len(found.coefficients_KN) for found in warm),
@@ -75,46 +90,65 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
     return rounds
 
 
-def _warm_start(run: Run, search: Search, spending: Spending) -> list[Evaluations]:
+def _coarse(front: FrontConfig) -> FrontConfig:
+    """Quick fronts, to see how they move."""
+    return front.model_copy(update={"population": min(front.population, 60), "generations": min(front.generations, 40)})
+
+
+def _warm_start(run: Run, search: Search, spending: Spending, convergence: Convergence | None) -> list[Evaluations]:
     """What earlier runs know, as a first round that costs nothing; none where they know nothing."""
     known_KN = known_candidates(run.study, search.box_N2)
     if not len(known_KN):
         return []
     found = evaluate(run, known_KN, run.study.search_tasks, label=WARM_START)
-    _take(run, search, spending, WARM_START, found)
+    _take(run, search, spending, WARM_START, found, convergence)
     return [found]
 
 
-def _take(run: Run, search: Search, spending: Spending, label: str, found: Evaluations) -> None:
-    spending.tally.add(found.coefficients_KN, found.wanted_KM)
+def _take(
+    run: Run, search: Search, spending: Spending, label: str, found: Evaluations, convergence: Convergence | None
+) -> None:
+    found.count(spending.tally)
     search.tell(found.coefficients_KN, found.metrics_KM, found.noise_KM)
-    log_round(run, label, found)
+    with run.stage("front"):
+        brought = convergence.observe() if convergence is not None else None
+    if brought is not None:
+        run.convergence.append({**brought.numbers(), "front": brought.front()})
+    log_round(run, label, found, brought, len(run.convergence))
 
 
 def _over(search: Search, spending: Spending) -> str:
     """Why there is no further round; empty when there is one. Asking can take long, so this is looked at before."""
     if not search.divisible:
         return "" if spending.time_left() else MINUTES
-    bound = spending.over(len(search.objectives.names))
+    bound = spending.over()
     return ALL_SAMPLES if bound and len(search.coefficients_KN) >= search.budget else bound
 
 
 @task(name="log round", task_run_name="log {label}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
-def log_round(run: Run, label: str, found: Evaluations) -> None:
-    """Metrics of one round to MLflow."""
+def log_round(run: Run, label: str, found: Evaluations, brought: Round | None = None, step: int = 0) -> None:
+    """One round to MLflow: its evaluations, and the front and what else it brought where a search has rounds."""
     columns = {f"c.{model}": found.coefficients_KN[:, n] for n, model in enumerate(run.study.models)}
     columns |= {name: found.metrics_KM[:, t] for t, name in enumerate(run.study.objectives.names)}
+    tables = {"evaluations": pd.DataFrame(columns)}
+    numbers = {
+        "evaluations": len(found.coefficients_KN),
+        "fresh_evaluations": found.fresh,
+        "estimated": int(found.estimated_K.sum()),
+        "seconds": float(found.seconds_K.sum()),
+    }
     with run.stage("tracking"):
-        run.tracker.log_child(
-            label,
-            {"evaluations": pd.DataFrame(columns)},
-            series=run.study.objectives.names,
-            numbers={
-                "evaluations": len(found.coefficients_KN),
-                "fresh_evaluations": found.fresh,
-                "seconds": float(found.seconds_K.sum()),
-            },
-        )
+        if brought is not None:
+            tables["front"] = _round_front(run, brought)
+            steps = {name: value for name, value in brought.numbers().items() if isinstance(value, float)}
+            numbers |= steps
+            run.tracker.log_step({f"round.{name}": value for name, value in steps.items()}, step)
+        run.tracker.log_child(label, tables, series=run.study.objectives.names, numbers=numbers)
+
+
+def _round_front(run: Run, brought: Round) -> pd.DataFrame:
+    columns = {f"c.{model}": brought.coefficients_PN[:, n] for n, model in enumerate(run.study.models)}
+    return pd.DataFrame(columns | {name: brought.metrics_PT[:, t] for t, name in enumerate(run.study.objectives.names)})
 
 
 @task(name="find front", cache_policy=NO_CACHE)

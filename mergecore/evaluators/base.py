@@ -143,6 +143,11 @@ class Evaluator(ABC):
     def examples(self) -> int:
         """Number of examples of one evaluation; 0 when unknown."""
 
+    @property
+    def rows(self) -> int:
+        """Number of the rows that were drawn from the dataset, which its ``limit`` bounds; 0 when it bounds nothing."""
+        return self.examples
+
     @abstractmethod
     def evaluate(self, candidate: Candidate) -> Measurement:
         """Measure the candidate.

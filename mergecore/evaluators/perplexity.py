@@ -64,7 +64,7 @@ class Perplexity(Evaluator):
         self._ids: np.ndarray = stream.ids[: self._args.max_tokens]
         if len(self._ids) < 2 or not stream.bytes:
             raise InputError(f"The split {dataset.split!r} of {dataset.path!r} holds no text.")
-        self._stream_key = stream.key
+        self._stream_key, self._documents = stream.key, len(stream.documents) - 1
         self._bytes_per_token = stream.bytes / (len(stream) - 1)  # of the whole stream: cut tokens have no bytes
         further = math.ceil((len(self._ids) - 1 - self._window) / self._stride)
         self._begins_w = self._stride * np.arange(1 + max(0, further))
@@ -80,6 +80,11 @@ class Perplexity(Evaluator):
     def examples(self) -> int:
         """Number of windows."""
         return len(self._begins_w)
+
+    @property
+    def rows(self) -> int:
+        """Number of documents."""
+        return self._documents
 
     def evaluate(self, candidate: Candidate) -> Measurement:
         """One pass over the windows."""

@@ -80,6 +80,8 @@ class Search(ABC):
 
     Class attributes:
         divisible: whether a front can be found from a part of what was asked for, and from other candidates as well.
+        at_once: whether it asks for everything that it wants at once, and goes on from any part of it.
+        takes_estimates: whether it may be told metrics that are estimates, where their noise says so.
 
     Args:
         options: validated options of this class's ``Options``.
@@ -95,6 +97,8 @@ class Search(ABC):
 
     Options: ClassVar[type[SearchOptions]]
     divisible: ClassVar[bool] = True
+    at_once: ClassVar[bool] = False
+    takes_estimates: ClassVar[bool] = True
 
     def __init__(self, options: Any, *, models: int, objectives: Objectives) -> None:
         self.options = options

@@ -25,6 +25,7 @@ class DirectSearch(SampledSearch):
     """The front is the non-dominated part of the samples, all real (budgets: MAP, Tables 2 and 3)."""
 
     Options: ClassVar[type[SearchOptions]] = DirectOptions
+    takes_estimates: ClassVar[bool] = False  # its front is what it was told
     paper_samples: ClassVar[dict[int, int]] = {2: 200, 3: 300, 4: 300, 5: 500, 6: 500, 7: 1000, 8: 1000}
 
     def front(self, options: FrontConfig) -> Front:

@@ -93,6 +93,7 @@ class NestedMapSearch(Search):
 
     Options: ClassVar[type[SearchOptions]] = NestedMapOptions
     divisible: ClassVar[bool] = False
+    takes_estimates: ClassVar[bool] = False
     options: NestedMapOptions
 
     def __init__(self, options: Any, *, models: int, objectives: Objectives) -> None:

@@ -126,6 +126,12 @@ def test_defaults(tmp_path: Path, home: Path) -> None:
     assert found.metrics["loss"] == pytest.approx(np.mean(token_by_token(module, ids, 32, 32)), rel=1e-5)
 
 
+def test_documents_are_what_a_limit_counts(tmp_path: Path, home: Path) -> None:
+    saved(tmp_path / "m", "gpt2-lm")
+    made = evaluator(tmp_path / "m", home, documents(tmp_path / "d.jsonl", count=17)[0], window=4)
+    assert made.rows == 17 < made.examples
+
+
 def test_errors_are_those_of_a_ratio_over_windows(tmp_path: Path, home: Path) -> None:
     module = saved(tmp_path / "m", "gpt2-lm")
     data, ids = documents(tmp_path / "d.jsonl")

@@ -11,10 +11,11 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from mergecore.acquisitions.hypervolume import DRAWS
+from mergecore.acquisitions.hypervolume import DRAWS, MOST_OBJECTIVES, STEPS
 from mergecore.sampling import sample
 
 POPULATION = {2: 8, 3: 10, 4: 12}
@@ -105,8 +106,9 @@ class _Optuna(Rival):
             warnings.simplefilter("ignore")
             self._study = optuna.create_study(directions=["maximize"] * objectives, sampler=self._sampler(optuna))
 
-    def _sampler(self, optuna: object) -> object:
-        raise NotImplementedError
+    @abstractmethod
+    def _sampler(self, optuna: Any) -> Any:
+        """The sampler to use."""
 
     def ask(self) -> np.ndarray:
         self._trial = self._study.ask()
@@ -119,14 +121,14 @@ class _Optuna(Rival):
 class Tpe(_Optuna):
     """Multi-objective TPE of Optuna (Ozaki et al. 2022), its coefficients modelled together."""
 
-    def _sampler(self, optuna):  # type: ignore[no-untyped-def]
+    def _sampler(self, optuna: Any) -> Any:
         return optuna.samplers.TPESampler(seed=self.seed, multivariate=True)
 
 
 class OptunaNsga2(_Optuna):
     """NSGA-II of Optuna."""
 
-    def _sampler(self, optuna):  # type: ignore[no-untyped-def]
+    def _sampler(self, optuna: Any) -> Any:
         return optuna.samplers.NSGAIISampler(seed=self.seed, population_size=POPULATION.get(self.models, 20))
 
 
@@ -142,12 +144,13 @@ class ExpectedImprovement(Rival):
         if not len(self._c_KN):
             return sample("sobol", 2 * (self.models + 1), box=self.box_N2, seed=self.seed, anchors=False)
         import torch
+        from botorch.acquisition import AcquisitionFunction
         from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
         from botorch.acquisition.multi_objective.parego import qLogNParEGO
         from botorch.fit import fit_gpytorch_mll
         from botorch.models import ModelListGP, SingleTaskGP
         from botorch.models.transforms import Standardize
-        from botorch.optim import optimize_acqf
+        from botorch.optim.optimize import optimize_acqf, optimize_acqf_list
         from botorch.sampling import SobolQMCNormalSampler
         from gpytorch.mlls import SumMarginalLogLikelihood
 
@@ -162,17 +165,19 @@ class ExpectedImprovement(Rival):
             fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
             draws = DRAWS.get(self.objectives, 64)  # as Bayesian MAP
             sampler = SobolQMCNormalSampler(torch.Size([draws]), seed=self.seed)
-            if self.objectives > 4:
-                acquisition = qLogNParEGO(model, x, sampler=sampler, prune_baseline=True)
+            bounds = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, self.models)
+            sizes: dict[str, Any] = {"num_restarts": 4, "raw_samples": 128, "options": {"maxiter": STEPS}}
+            if self.objectives > MOST_OBJECTIVES:
+                several: list[AcquisitionFunction] = [
+                    qLogNParEGO(model, x, sampler=sampler, prune_baseline=True) for _ in range(self._batch)
+                ]
+                found, _ = optimize_acqf_list(several, bounds=bounds, **sizes)
             else:
                 worst = y.min(dim=0).values - 0.1 * (y.max(dim=0).values - y.min(dim=0).values)
                 acquisition = qLogNoisyExpectedHypervolumeImprovement(
                     model, worst.tolist(), x, sampler=sampler, prune_baseline=True
                 )
-            bounds = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, self.models)
-            found, _ = optimize_acqf(
-                acquisition, bounds=bounds, q=self._batch, num_restarts=4, raw_samples=128, sequential=True
-            )
+                found, _ = optimize_acqf(acquisition, bounds=bounds, q=self._batch, sequential=True, **sizes)
         return np.asarray(found.numpy(), dtype=np.float64)
 
     def tell(self, coefficients_kN: np.ndarray, gains_kT: np.ndarray) -> None:

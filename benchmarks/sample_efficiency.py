@@ -1,8 +1,9 @@
 """Hypervolume of everything evaluated so far, against the number of evaluations, for our searches and their rivals.
 
-``python -m benchmarks sample_efficiency [digits:2 | vision8:3 | text6:2 …]``. All methods measure the same models on
-the same validation data through one ledger; seeds are of the searches. The reference is the
-hypervolume of everything that all methods evaluated together with one seed. Runs are kept under MERGECORE_HOME and not repeated; remove their folder to.
+``python -m benchmarks.sample_efficiency [digits:2 | vision8:3 | text6:2 …]``. All methods measure the same models on
+the same validation data through one ledger; seeds are of the searches. The reference is the hypervolume of everything
+that all methods evaluated together with one seed. Runs are kept under MERGECORE_HOME; remove their folder to repeat
+them.
 
 Shape suffixes: k candidates of one batch, K of all, N coefficients, T objectives.
 """
@@ -25,7 +26,7 @@ import numpy as np
 from benchmarks.measuring import Measurer
 from benchmarks.rivals import rivals
 from benchmarks.tables import RESULTS, machine, markdown
-from mergecore.config import FrontConfig, StudyConfig, parse_config
+from mergecore.config import FrontConfig, parse_config
 from mergecore.digits import study_config
 from mergecore.files import atomic_write, home_folder
 from mergecore.fronts.indicators import hypervolume
@@ -43,7 +44,13 @@ PICTURES = 200
 TEXTS = 48
 SHARES = (0.90, 0.95, 0.98, 0.99)
 DEFAULT = ("digits:2", "digits:3", "digits:4", "digits:8", "vision8:2", "vision8:3", "text6:2")
-OURS = ("Bayesian MAP", "Bayesian MAP, refined front", "Bayesian MAP, angular bins", "MAP, half verified", "nested MAP")
+OURS = (
+    "Bayesian MAP",
+    "Bayesian MAP, other acquisition",
+    "Bayesian MAP, angular bins",
+    "MAP, half verified",
+    "nested MAP",
+)
 Trace = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Coefficients [K, N] and metrics [K, T] that count, and the cost [K] at which each was known, in whole candidates."""
 
@@ -118,6 +125,7 @@ def trace_of_nested_map(arena: Arena, budget: int, seed: int) -> Trace:
         pairs = 0
         while len(asked := search.ask()):
             wanted = search.wanted_KT
+            assert wanted is not None
             found, noise = arena.measure(asked)  # on all tasks, so that one ledger serves all; only the wanted count
             pairs += int(wanted.sum())
             search.tell(asked, np.where(wanted, found, np.nan), noise)
@@ -147,7 +155,7 @@ def methods(models: int) -> dict[str, Callable[[Arena, int, int], Trace]]:
 
     ours = (
         bayesian(),
-        bayesian(acquisition="front"),
+        bayesian(acquisition="hypervolume" if models > 4 else "front"),  # what it does not choose by itself
         bayesian(acquisition="angular_bins"),
         trace_of_map,
         trace_of_nested_map,
@@ -286,7 +294,7 @@ def picture(found: Curves) -> bytes:
         color = SERIES[OURS.index(label)] if ours else next(others)
         mean, spread = shares.mean(axis=0), shares.std(axis=0, ddof=1)
         shown = mean > 0
-        style = {"linewidth": 2.2 if label == OURS[0] else 1.2, "linestyle": "-" if ours else "--"}
+        style: dict[str, Any] = {"linewidth": 2.2 if label == OURS[0] else 1.2, "linestyle": "-" if ours else "--"}
         axes.plot(found.costs[shown], mean[shown], color=color, label=label, **style)
         axes.fill_between(
             found.costs[shown], (mean - spread)[shown], (mean + spread)[shown], color=color, alpha=0.12, linewidth=0
@@ -300,7 +308,8 @@ def picture(found: Curves) -> bytes:
 
 
 NOTE = f"""\
-Share of the hypervolume of everything that all methods together evaluated with one seed (mean over the seeds), against the worst single model on each task; real metrics on validation data; mean ± deviation over {SEEDS} seeds of \
+Share of the hypervolume of everything that all methods together evaluated with one seed (mean over the seeds), \
+against the worst single model on each task; real metrics on validation data; mean ± deviation over {SEEDS} seeds of \
 the search on the same models. *For 95 %*: median number of evaluated coefficient vectors. Bayesian MAP and qLogNEHVI \
 propose {BATCHES[2]} candidates a round ({BATCHES[8]} at N = 8) after 2 (N + 1) first ones. *MAP, half verified* is a \
 run of its own for each budget: half samples, half points of its front. *Nested MAP* is one for each number of samples \

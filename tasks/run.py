@@ -32,6 +32,7 @@ class Run:
         timings: seconds by stage, in order.
         decoded: examples that were decoded or tokenised to prepare the study.
         spent: what the search took: pairs, minutes, why it ended.
+        convergence: what each of its rounds brought (`mergecore.search.convergence.Round`).
     """
 
     study: Study
@@ -42,6 +43,7 @@ class Run:
     timings: dict[str, float] = field(default_factory=dict)
     decoded: int = 0
     spent: dict[str, Any] = field(default_factory=dict)
+    convergence: list[dict[str, Any]] = field(default_factory=list)
 
     def on(self, study: Study) -> Run:
         """The same run, with another study in work."""

@@ -107,6 +107,10 @@ class Tracker:
             self._log_table(child, table, f"{file}.json")
         self._client.set_terminated(child)
 
+    def log_step(self, numbers: Mapping[str, float], step: int) -> None:
+        """Metrics of the parent run that change from round to round."""
+        self._log_metrics(self.run_id, [(metric_name(name), value, step) for name, value in numbers.items()])
+
     def log_result(
         self,
         summary: Mapping[str, Any],

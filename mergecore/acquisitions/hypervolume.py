@@ -15,7 +15,7 @@ from botorch.acquisition import AcquisitionFunction
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.acquisition.multi_objective.parego import qLogNParEGO
 from botorch.exceptions.warnings import BotorchWarning
-from botorch.optim import optimize_acqf
+from botorch.optim.optimize import optimize_acqf, optimize_acqf_list
 from botorch.sampling import SobolQMCNormalSampler
 from pydantic import Field
 
@@ -26,6 +26,8 @@ from mergecore.surrogates.gaussian_process import CorrectedSurrogates, to_unit
 
 MOST_OBJECTIVES = 4
 """For exact hypervolumes."""
+STEPS = 60
+"""Most steps of the maximisation from each start."""
 DRAWS = {3: 32, 4: 16}
 """By objectives, else 64: each draw has a front of its own to be cut into boxes, most of the time past 2 objectives."""
 
@@ -62,15 +64,18 @@ class ExpectedHypervolume(Acquisition):
                 known.box_N2,
                 known.objectives.maximise,
             )
-            acquisition = self._acquisition(surrogates, known, seed)
-            unit_QN, value = optimize_acqf(
-                acquisition,
-                bounds=torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, len(known.box_N2)),
-                q=count,
-                num_restarts=self.options.restarts,
-                raw_samples=self.options.candidates,
-                sequential=True,
-            )
+            bounds = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, len(known.box_N2))
+            sizes: dict[str, Any] = {
+                "num_restarts": self.options.restarts,
+                "raw_samples": self.options.candidates,
+                "options": {"maxiter": STEPS},
+            }
+            if len(known.fits) > MOST_OBJECTIVES:  # a scalarisation of its own for each candidate
+                several = [self._acquisition(surrogates, known, seed) for _ in range(count)]
+                unit_QN, value = optimize_acqf_list(several, bounds=bounds, **sizes)
+            else:
+                single = self._acquisition(surrogates, known, seed)
+                unit_QN, value = optimize_acqf(single, bounds=bounds, q=count, sequential=True, **sizes)
         low_N, high_N = known.box_N2.T
         found = np.clip(low_N + unit_QN.numpy() * (high_N - low_N), low_N, high_N)
         return found, {"log expected improvement": torch.atleast_1d(value).tolist()}

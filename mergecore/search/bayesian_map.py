@@ -16,6 +16,9 @@ from mergecore.search.base import SearchOptions
 from mergecore.search.map import MapSearch
 from mergecore.section import known as known_name
 
+MOST_EXACT = 4
+"""Objectives whose expected hypervolume is computed exactly; past them it is dear, and loses to the front's points."""
+
 
 class BayesianMapOptions(SearchOptions):
     """``search:`` of the config for Bayesian MAP."""
@@ -25,23 +28,30 @@ class BayesianMapOptions(SearchOptions):
     initial: int | None = Field(None, ge=1, description="Of the first round; default: 6, or 2 (N + 1) if more.")
     batch: int = Field(3, ge=1, description="Of every further round.")
     sampler: Literal["sobol", "uniform", "simplex"] = Field("sobol", description="Of the first round.")
-    acquisition: str = Field("hypervolume", description=f"One of: {', '.join(ACQUISITIONS)}.")
+    acquisition: str = Field(
+        "auto", description=f"One of: {', '.join(ACQUISITIONS)}; auto: hypervolume, past four objectives front."
+    )
     acquisition_options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _acquisition_is_known(self) -> BayesianMapOptions:
+        if self.acquisition == "auto":
+            if self.acquisition_options:
+                raise ValueError("search.acquisition_options need a search.acquisition that they are for")
+            return self
         known_name(self.acquisition, ACQUISITIONS)
         if self.acquisition_options:
             try:
-                self.make_acquisition()
+                self.make_acquisition(objectives=2)
             except InputError as error:
                 raise ValueError(str(error)) from None
         return self
 
-    def make_acquisition(self) -> Acquisition:
-        """The acquisition with its options."""
-        cls = ACQUISITIONS.get(self.acquisition)
-        owner = f"The acquisition {self.acquisition!r}"
+    def make_acquisition(self, objectives: int) -> Acquisition:
+        """The acquisition with its options, for so many objectives."""
+        by_number = "hypervolume" if objectives <= MOST_EXACT else "front"
+        name = by_number if self.acquisition == "auto" else self.acquisition
+        cls, owner = ACQUISITIONS.get(name), f"The acquisition {name!r}"
         options = read_options(cls.Options, self.acquisition_options, owner=owner, where="search.acquisition_options")
         made: Acquisition = cls(options)
         return made
@@ -51,6 +61,7 @@ class BayesianMapSearch(MapSearch):
     """Plain MAP whose samples are chosen in rounds; the front is that of the surrogates, as in plain MAP."""
 
     Options: ClassVar[type[SearchOptions]] = BayesianMapOptions
+    at_once: ClassVar[bool] = False
     share: ClassVar[float] = 0.6
 
     options: BayesianMapOptions  # type: ignore[assignment]
@@ -67,6 +78,12 @@ class BayesianMapSearch(MapSearch):
         wanted = self.options.initial or max(6, 2 * (self.models + 1))
         return min(wanted, self.options.samples or wanted)
 
+    def first_box(self) -> np.ndarray:
+        """[N, 2]: the box, drawn toward the base where many models are merged, whose coefficients have to be small."""
+        low_N, high_N = self.box_N2.T
+        drawn_N2 = np.clip(self.box_N2 * min(1.0, 2 / np.sqrt(self.models)), low_N[:, None], high_N[:, None])
+        return np.where((drawn_N2[:, :1] < drawn_N2[:, 1:]), drawn_N2, self.box_N2)
+
     def ask(self, pending_QN: np.ndarray | None = None) -> np.ndarray:
         """The first samples, then ``batch`` a round until the budget is spent.
 
@@ -80,7 +97,8 @@ class BayesianMapSearch(MapSearch):
             return np.empty((0, self.models))  # nothing to learn from yet
         if not done:
             # base and single models are seldom on a front, and few samples have to pay at once
-            return sample(self.options.sampler, self.initial, box=self.box_N2, seed=self.options.seed, anchors=False)
+            box_N2, seed = self.first_box(), self.options.seed
+            return sample(self.options.sampler, self.initial, box=box_N2, seed=seed, anchors=False)
         count = min(self.options.batch, self.budget - done - len(pending))
         if count <= 0:
             return np.empty((0, self.models))
@@ -96,7 +114,7 @@ class BayesianMapSearch(MapSearch):
         )
         # it follows from how much is known, so that a continued search goes on as it would have
         seed = self.options.seed * 1_000_003 + done + len(pending)
-        proposed_KN, facts = self.options.make_acquisition().propose(known, count, seed=seed)
+        proposed_KN, facts = self.options.make_acquisition(len(fits)).propose(known, count, seed=seed)
         surrogates = {name: fit.surrogate.to_dict() for name, fit in zip(self.objectives.names, fits, strict=True)}
         self.rounds.append({"known": done, "surrogates": surrogates, "acquisition": facts})
         return proposed_KN

@@ -9,35 +9,22 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
+from mergecore.budget import StopConfig
 from mergecore.errors import NumericalError
 from mergecore.fronts.diagnose import Diagnosis, diagnose
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume, igd_plus
+from mergecore.fronts.spread import spread_points
 from mergecore.search.base import Front, Search
-from mergecore.section import Section
 
 if TYPE_CHECKING:
     from mergecore.config import FrontConfig
 
+POINTS = 24
+"""Of a round's front that are kept."""
 NOT_FOUND = "nothing more to find"
 NO_TRADE_OFF = "no trade-off"
-
-
-class StopConfig(Section):
-    """When a search is over before its samples are: all three for some rounds in a row."""
-
-    hypervolume: float = Field(
-        0.005, ge=0, description="A round adds at most this share of the evaluated points' hypervolume, on average."
-    )
-    gap: float = Field(
-        0.05,
-        ge=0,
-        description="Predictions of a round's candidates miss by at most this share of a metric's range, or its noise.",
-    )
-    front: float = Field(0.02, ge=0, description="The front moves by at most this share of the metrics' ranges.")
-    rounds: int = Field(2, ge=1, description="How many rounds in a row.")
 
 
 @dataclass(frozen=True)
@@ -55,6 +42,7 @@ class Round:
         verdict: of `diagnose`.
         coefficients_PN: this round's front.
         metrics_PT: its metrics, predicted where there are surrogates.
+        maximise: their directions.
     """
 
     known: int
@@ -66,10 +54,16 @@ class Round:
     verdict: str
     coefficients_PN: np.ndarray
     metrics_PT: np.ndarray
+    maximise: tuple[bool, ...]
+
+    def front(self) -> dict[str, Any]:
+        """Some points that stand for the front, as JSON values."""
+        kept = spread_points(self.metrics_PT, POINTS, maximise=self.maximise)
+        return {"coefficients": self.coefficients_PN[kept].tolist(), "metrics": self.metrics_PT[kept].tolist()}
 
     def numbers(self) -> dict[str, Any]:
         """What is not the front, as JSON values; None for NaN."""
-        values = {name: value for name, value in asdict(self).items() if not isinstance(value, np.ndarray)}
+        values = {name: value for name, value in asdict(self).items() if isinstance(value, (int, float, str))}
         return {name: None if value != value else value for name, value in values.items()}
 
 
@@ -130,6 +124,7 @@ class Convergence:
             verdict=self._diagnosis.verdict,
             coefficients_PN=front.coefficients_PN,
             metrics_PT=metrics_PT,
+            maximise=goals.maximise,
         )
         self.rounds.append(found)
         self._front, self._known = front, len(told_KT)

@@ -25,6 +25,7 @@ class SampledSearch(Search):
         paper_samples: the paper's budget for N models.
     """
 
+    at_once: ClassVar[bool] = True
     paper_samples: ClassVar[dict[int, int]]
     options: SampledOptions
 

@@ -22,8 +22,8 @@ from mergecore.acquisitions.angular_bins import (
     softmax,
 )
 from mergecore.acquisitions.base import Acquisition, Known
-from mergecore.sampling import sample
 from mergecore.fronts.dominance import non_dominated
+from mergecore.sampling import sample
 from mergecore.search import Objectives
 from mergecore.surrogates import fit_quadratic
 from mergecore.surrogates.gaussian_process import CorrectedSurrogates, QuadraticMean, linked

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mergecore.acquisitions.front import FrontPoints
+from mergecore.acquisitions.hypervolume import ExpectedHypervolume
 from mergecore.config import parse_config
 from mergecore.errors import InputError
+from mergecore.search.bayesian_map import BayesianMapOptions
 from tests.mergecore.search.test_search import drive, make, measure
 
 SMALL = {"acquisition": "hypervolume", "acquisition_options": {"draws": 16, "restarts": 1, "candidates": 16}}
@@ -90,3 +93,30 @@ def test_bad_options_are_one_sentence(search: dict[str, Any], message: str) -> N
     with pytest.raises(InputError) as caught:
         parse_config(study)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("box", "models", "expected"),
+    [
+        ((0.0, 1.0), 4, (0.0, 1.0)),
+        ((0.0, 1.0), 16, (0.0, 0.5)),
+        ((-1.0, 1.0), 16, (-0.5, 0.5)),
+        ((0.2, 1.0), 16, (0.2, 0.5)),
+        ((0.8, 1.0), 16, (0.8, 1.0)),
+        ((-1.0, -0.8), 16, (-1.0, -0.8)),
+    ],
+)
+def test_first_samples_of_many_models_are_drawn_toward_the_base(
+    box: tuple[float, float], models: int, expected: tuple[float, float]
+) -> None:
+    search = make("bayesian_map", models=models, box=box)
+    np.testing.assert_allclose(search.first_box(), [expected] * models)  # type: ignore[attr-defined]
+    first = search.ask()
+    assert ((first >= expected[0]) & (first <= expected[1])).all()
+
+
+def test_the_acquisition_follows_from_the_number_of_objectives() -> None:
+    options = BayesianMapOptions()
+    assert isinstance(options.make_acquisition(4), ExpectedHypervolume)
+    assert isinstance(options.make_acquisition(5), FrontPoints)
+    assert isinstance(BayesianMapOptions(acquisition="hypervolume").make_acquisition(8), ExpectedHypervolume)

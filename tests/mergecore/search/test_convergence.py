@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from mergecore.search.convergence import NO_TRADE_OFF, NOT_FOUND, Convergence, S
 from tests.mergecore.search.test_search import TWO, make, measure
 
 COARSE = FrontConfig(population=40, generations=30)
-BINS = {"acquisition": "angular_bins", "batch": 3}
+BINS: dict[str, Any] = {"acquisition": "angular_bins", "batch": 3}
 
 
 def run(search: Search, metrics, stop: StopConfig | None = None, noise: float = np.nan) -> tuple[Convergence, str]:  # type: ignore[no-untyped-def]

@@ -49,17 +49,16 @@ class ExpectedHypervolume(Acquisition):
 
     def propose(self, known: Known, count: int, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """One after the other, each given those before it."""
-        usable_K = np.isfinite(known.metrics_KT).all(axis=1)
-        if not usable_K.any():
+        if not np.isfinite(known.metrics_KT).all(axis=1).any():
             raise NumericalError("No coefficient vector was measured on every task.")
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", BotorchWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
             torch.manual_seed(seed)
             surrogates = CorrectedSurrogates(
-                known.coefficients_KN[usable_K],
-                known.metrics_KT[usable_K],
-                known.noise_KT[usable_K],
+                known.coefficients_KN,
+                known.metrics_KT,
+                known.noise_KT,
                 known.fits,
                 known.box_N2,
                 known.objectives.maximise,

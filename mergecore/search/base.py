@@ -6,6 +6,7 @@ Shape suffixes: K candidates, N models, T objectives, P points of a front.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +25,7 @@ class Objectives:
     """The T objectives: names, whether more is better, and ranges (None is unbounded).
 
     ``owners`` names for each the model that was fine-tuned for it, by its number, or None; empty when nobody asks.
+    ``models`` are the models' names, for people; empty where they have none.
     """
 
     names: tuple[str, ...]
@@ -31,6 +33,16 @@ class Objectives:
     lower: tuple[float | None, ...]
     upper: tuple[float | None, ...]
     owners: tuple[int | None, ...] = ()
+    models: tuple[str, ...] = ()
+
+    def some(self, tasks: Sequence[int]) -> Objectives:
+        """The objectives with these numbers."""
+
+        def of(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[t] for t in tasks)
+
+        owners = of(self.owners) if self.owners else ()
+        return Objectives(of(self.names), of(self.maximise), of(self.lower), of(self.upper), owners, self.models)
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,7 @@ class Search(ABC):
     Attributes:
         coefficients_KN, metrics_KT, noise_KT: what was told.
         wanted_KT: which metrics of the candidates asked for last are wanted; None when all are.
+        label: what those candidates are, for people; empty for just another round.
         rounds: for each ``ask`` that depended on what was told, how much was known and what led to the proposals, as
             JSON values; kept with the run.
     """
@@ -109,6 +122,7 @@ class Search(ABC):
         self.metrics_KT = np.empty((0, len(objectives.names)))
         self.noise_KT = np.empty((0, len(objectives.names)))
         self.wanted_KT: np.ndarray | None = None
+        self.label = ""
         self.rounds: list[dict[str, Any]] = []
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from mergecore.acquisitions import ACQUISITIONS
+from mergecore.acquisitions.angular_bins import AngularBins
 from mergecore.acquisitions.base import Acquisition, Known
 from mergecore.errors import InputError
 from mergecore.options import read_options
@@ -15,6 +16,7 @@ from mergecore.sampling import sample
 from mergecore.search.base import SearchOptions
 from mergecore.search.map import MapSearch
 from mergecore.section import known as known_name
+from mergecore.surrogates import QuadraticFit
 
 MOST_EXACT = 4
 """Objectives whose expected hypervolume is computed exactly; past them it is dear, and loses to the front's points."""
@@ -32,6 +34,9 @@ class BayesianMapOptions(SearchOptions):
         "auto", description=f"One of: {', '.join(ACQUISITIONS)}; auto: hypervolume, past four objectives front."
     )
     acquisition_options: dict[str, Any] = Field(default_factory=dict)
+    focus: float | None = Field(
+        None, le=1, description="Every other round is only for tasks whose R² is below this, while others' are above."
+    )
 
     @model_validator(mode="after")
     def _acquisition_is_known(self) -> BayesianMapOptions:
@@ -95,6 +100,7 @@ class BayesianMapSearch(MapSearch):
         done = len(self.coefficients_KN)
         if not done and len(pending):
             return np.empty((0, self.models))  # nothing to learn from yet
+        self.wanted_KT = None
         if not done:
             # base and single models are seldom on a front, and few samples have to pay at once
             box_N2, seed = self.first_box(), self.options.seed
@@ -103,18 +109,33 @@ class BayesianMapSearch(MapSearch):
         if count <= 0:
             return np.empty((0, self.models))
         fits = self.fits()
+        poor = self._poor(fits)
         known = Known(
             self.coefficients_KN,
-            self.metrics_KT,
-            self.noise_KT,
-            fits,
+            self.metrics_KT[:, poor],
+            self.noise_KT[:, poor],
+            tuple(fits[t] for t in poor),
             self.box_N2,
-            self.objectives,
+            self.objectives.some(poor),
             pending,
         )
+        focused = len(poor) < len(fits)
+        self.wanted_KT = np.tile(np.isin(np.arange(len(fits)), poor), (count, 1)) if focused else None
+        acquisition = AngularBins(AngularBins.Options()) if focused else self.options.make_acquisition(len(fits))
         # it follows from how much is known, so that a continued search goes on as it would have
         seed = self.options.seed * 1_000_003 + done + len(pending)
-        proposed_KN, facts = self.options.make_acquisition(len(fits)).propose(known, count, seed=seed)
+        proposed_KN, facts = acquisition.propose(known, count, seed=seed)
         surrogates = {name: fit.surrogate.to_dict() for name, fit in zip(self.objectives.names, fits, strict=True)}
-        self.rounds.append({"known": done, "surrogates": surrogates, "acquisition": facts})
+        self.rounds.append(
+            {"known": done, "tasks": known.objectives.names, "surrogates": surrogates, "acquisition": facts}
+        )
         return proposed_KN
+
+    def _poor(self, fits: tuple[QuadraticFit, ...]) -> list[int]:
+        """The tasks that the next candidates are for: all, or in every other round those that ``focus`` tells apart."""
+        everything = list(range(len(fits)))
+        complete = np.isfinite(self.metrics_KT[-1]).all() if len(self.metrics_KT) else True
+        if self.options.focus is None or not complete:  # a round for some was just told
+            return everything
+        poor = [t for t in everything if not fits[t].cross_validated_r2 >= self.options.focus]
+        return poor if 0 < len(poor) < len(everything) else everything

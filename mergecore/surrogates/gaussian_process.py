@@ -84,11 +84,14 @@ class CorrectedSurrogates:
 
     Args:
         coefficients_KN: evaluated.
-        metrics_KT: finite.
+        metrics_KT: NaN where not measured; each process knows what was measured of its metric.
         noise_KT: standard errors; where NaN, the quadratic's residual deviation stands in.
         fits: quadratic surrogates of these evaluations.
         box_N2: the box.
         maximise: direction of each metric.
+
+    Attributes:
+        unit_KN, gains_KT: what was measured on every metric, in the unit box and in units of the metrics' spread.
     """
 
     def __init__(
@@ -102,24 +105,27 @@ class CorrectedSurrogates:
     ) -> None:
         self.box_N2 = box_N2
         self.sign_T = np.where(maximise, 1.0, -1.0)
-        self.centre_T = metrics_KT.mean(axis=0)
-        spread_T = metrics_KT.std(axis=0)
+        self.centre_T = np.nanmean(metrics_KT, axis=0)
+        spread_T = np.nanstd(metrics_KT, axis=0)
         self.spread_T = np.where(spread_T > 0, spread_T, 1.0)
-        self.unit_KN = torch.from_numpy(to_unit(coefficients_KN, box_N2))
-        self.gains_KT = torch.from_numpy(self.sign_T * (metrics_KT - self.centre_T) / self.spread_T)
+        unit_KN = torch.from_numpy(to_unit(coefficients_KN, box_N2))
+        gains_KT = torch.from_numpy(self.sign_T * (metrics_KT - self.centre_T) / self.spread_T)
+        whole_K = torch.isfinite(gains_KT).all(dim=1)
+        self.unit_KN, self.gains_KT = unit_KN[whole_K], gains_KT[whole_K]
         parameters = parameter_count(len(box_N2))
         models = []
         for t, fit in enumerate(fits):
             fallback = fit.noise if np.isfinite(fit.noise) else 0.0
             known_K = np.where(np.isfinite(noise_KT[:, t]), noise_KT[:, t], fallback) / self.spread_T[t]
-            variance_K1 = torch.from_numpy(np.maximum(known_K, SMALLEST_NOISE) ** 2)[:, None]
-            weight = parameters / (parameters + len(metrics_KT))
+            told_K = torch.isfinite(gains_KT[:, t])
+            variance_K1 = torch.from_numpy(np.maximum(known_K, SMALLEST_NOISE) ** 2)[told_K, None]
+            weight = parameters / (parameters + int(told_K.sum()))
             mean = QuadraticMean(fit.surrogate, weight, box_N2, self.sign_T[t], self.centre_T[t], self.spread_T[t])
             kernel = get_covar_module_with_dim_scaled_prior(ard_num_dims=len(box_N2))
             models.append(
                 SingleTaskGP(
-                    self.unit_KN,
-                    self.gains_KT[:, t : t + 1],
+                    unit_KN[told_K],
+                    gains_KT[told_K, t : t + 1],
                     train_Yvar=variance_K1,
                     mean_module=mean,
                     covar_module=kernel,

@@ -77,8 +77,9 @@ def test_hypervolume_rounds_repeat_and_continue_to_the_bit() -> None:
 @pytest.mark.parametrize(
     ("search", "message"),
     [
+        ({"acquisition_options": {"draws": 3}}, "search.acquisition_options need a search.acquisition"),
         ({"acquisition": "hypervolum"}, "unknown acquisition 'hypervolum'. Did you mean 'hypervolume'?"),
-        ({"acquisition_options": {"drawz": 1}}, "The acquisition 'hypervolume': search.acquisition_options.drawz"),
+        ({"acquisition": "hypervolume", "acquisition_options": {"drawz": 1}}, "The acquisition 'hypervolume': search.acquisition_options.drawz"),
         ({"acquisition": "angular_bins", "acquisition_options": {"bins": 0}}, "search.acquisition_options.bins"),
         ({"batches": 1}, "Did you mean 'batch'?"),
     ],
@@ -120,3 +121,35 @@ def test_the_acquisition_follows_from_the_number_of_objectives() -> None:
     assert isinstance(options.make_acquisition(4), ExpectedHypervolume)
     assert isinstance(options.make_acquisition(5), FrontPoints)
     assert isinstance(BayesianMapOptions(acquisition="hypervolume").make_acquisition(8), ExpectedHypervolume)
+
+
+def wavy(c_KN: np.ndarray) -> np.ndarray:
+    """`measure`, but no quadratic says anything of the second metric."""
+    found = measure(c_KN)
+    found[:, 1] = 1 + 0.5 * np.sin(25 * c_KN[:, 0]) * np.cos(25 * c_KN[:, 1])
+    return found
+
+
+@pytest.mark.parametrize("options", [{"acquisition": "front"}, SMALL], ids=["front", "hypervolume"])
+def test_a_poor_task_has_every_other_round_for_itself(options: dict[str, Any]) -> None:
+    search = make("bayesian_map", samples=30, initial=12, focus=0.8, **options)
+    wanted = []
+    while len(asked := search.ask()):
+        mask = np.ones((len(asked), 2), dtype=bool) if search.wanted_KT is None else search.wanted_KT
+        wanted.append(mask.all(axis=0).tolist())
+        search.tell(asked, np.where(mask, wavy(asked), np.nan))
+    assert wanted[0] == [True, True]
+    assert wanted[1::2] == [[False, True]] * len(wanted[1::2])
+    assert wanted[2::2] == [[True, True]] * len(wanted[2::2])
+    assert [found["tasks"] for found in search.rounds[:2]] == [("b",), ("a", "b")]
+    fits = search.fits()  # type: ignore[attr-defined]
+    assert fits[0].used == 12 + 3 * len(wanted[2::2])
+    assert fits[1].used == 30
+
+
+def test_without_a_poor_task_or_with_only_poor_ones_all_are_measured() -> None:
+    for focus in (-1e9, 1.0):
+        search = make("bayesian_map", samples=12, focus=focus, acquisition="angular_bins")
+        while len(asked := search.ask()):
+            assert search.wanted_KT is None
+            search.tell(asked, np.stack([wavy(asked)[:, 1]] * 2, axis=1))

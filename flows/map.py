@@ -5,9 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from mergecore.config import StudyConfig
+from mergecore.search import Search
 from mergecore.study import new_search
+from tasks.evaluation import Evaluations
 from tasks.report import write_record
-from tasks.run import open_run
+from tasks.run import Run, open_run
 from tasks.search import choose_verified, evaluate_rounds, find_front
 from tasks.verification import held_out_metrics, verify
 
@@ -31,9 +33,14 @@ def amortised_front(config: StudyConfig, out: str | None) -> str:
     with open_run(config, out) as run:
         search = new_search(config)
         rounds = evaluate_rounds(run, search)  # Omega: K coefficient vectors and their metrics
-        front = find_front(run, search)  # surrogates, then NSGA-III on them
-        chosen = choose_verified(run, front)
-        front, verification = verify(run, front, chosen)  # "MAP, real"
-        test_PT, held_out = held_out_metrics(run, front, chosen)
-        write_record(run, search, front, [*rounds, *verification], held_out, test_PT)
-        return str(run.folder)
+        return verified_front(run, search, rounds)
+
+
+def verified_front(run: Run, search: Search, rounds: list[Evaluations]) -> str:
+    """The front of a search that was told everything, on real merges, as a run's folder."""
+    front = find_front(run, search)  # surrogates, then NSGA-III on them
+    chosen = choose_verified(run, front)
+    front, verification = verify(run, front, chosen)  # "MAP, real"
+    test_PT, held_out = held_out_metrics(run, front, chosen)
+    write_record(run, search, front, [*rounds, *verification], held_out, test_PT)
+    return str(run.folder)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.map import amortised_front
+from flows.map import verified_front
 from mergecore.config import StudyConfig
+from mergecore.study import new_search
+from tasks.pairs import merge_pair
+from tasks.run import open_run
+from tasks.search import each_round
 
 
 @flow(name="nested_map", flow_run_name="{config.name}", persist_result=False)
@@ -19,4 +23,12 @@ def nested_map_flow(config: StudyConfig, out: str | None = None) -> str:
     Returns:
         The run's folder.
     """
-    return amortised_front(config, out)
+    with open_run(config, out) as run:
+        search = new_search(config)
+        levels, merged = [], 0
+        for level in each_round(run, search):  # all pairs of a level together, so that no worker waits for another pair
+            levels.append(level)
+            for merge in search.rounds[merged:]:  # each pair's surrogates, its front in two coefficients, its choice
+                merge_pair(run, merge)
+            merged = len(search.rounds)
+        return verified_front(run, search, levels)

@@ -173,6 +173,7 @@ def objectives_of(config: StudyConfig) -> Objectives:
         lower=tuple(task.bounds[0] for task in config.tasks),
         upper=tuple(task.bounds[1] for task in config.tasks),
         owners=config.owners,
+        models=tuple(model.name for model in config.models),
     )
 
 

@@ -113,12 +113,12 @@ class Progress:
                 update_progress_artifact(self._artifact, percent)
 
 
-def publish(record: RunRecord, figure: bytes, *, report: str, tracking: str) -> None:
-    """The front as a table and a picture, the figures of the run, and where to find the rest.
+def publish(record: RunRecord, pictures: Mapping[str, bytes], *, report: str, tracking: str) -> None:
+    """The front as a table, pictures, the figures of the run, and where to find the rest.
 
     Args:
         record: the finished run.
-        figure: PNG of the front.
+        pictures: what they show to PNG.
         report: path of report.html.
         tracking: address of the MLflow run for a person to open.
     """
@@ -128,7 +128,7 @@ def publish(record: RunRecord, figure: bytes, *, report: str, tracking: str) -> 
     values = shown.astype(object).where(shown.notna(), None).to_numpy().tolist()
     rows = [dict(zip(map(str, shown.columns), row, strict=True)) for row in values]
     create_table_artifact(table=rows, key="front", description=f"Pareto front of {_markdown(record.name)}")
-    create_markdown_artifact(markdown=_summary(record, figure, report, tracking), key="summary")
+    create_markdown_artifact(markdown=_summary(record, pictures, report, tracking), key="summary")
     if tracking.startswith(("http://", "https://")):
         create_link_artifact(link=tracking, link_text="MLflow run", key="mlflow")
 
@@ -150,27 +150,22 @@ def publish_comparison(comparison: Comparison, pictures: Mapping[str, bytes], *,
         key="preference-sums",
         description=f"Preference-weighted sums by number of models, {_markdown(comparison.name)}",
     )
-    shown = [
-        f"![{_markdown(name)}](data:image/png;base64,{base64.b64encode(picture).decode()})"
-        for name, picture in pictures.items()
-    ]
     lines = [
         f"# {_markdown(comparison.name)}",
         tables_page(comparison),
-        *shown,
+        *_shown(pictures),
         f"Report: `{_markdown(report)}`; MLflow: `{_markdown(tracking)}`",
     ]
     create_markdown_artifact(markdown="\n\n".join(lines), key="comparison")
 
 
-def _summary(record: RunRecord, figure: bytes, report: str, tracking: str) -> str:
+def _summary(record: RunRecord, pictures: Mapping[str, bytes], report: str, tracking: str) -> str:
     volume = record.summary["hypervolume"]
     counts = record.summary["evaluations"]
-    picture = base64.b64encode(figure).decode()
     lines = [
         f"# {_markdown(record.name)}",
         _markdown(record.summary["diagnosis"]["sentence"]),
-        f"![Pareto front](data:image/png;base64,{picture})",
+        *_shown(pictures),
         "| | |",
         "|---|---|",
         f"| points on the front | {len(record.front)} |",
@@ -182,6 +177,14 @@ def _summary(record: RunRecord, figure: bytes, report: str, tracking: str) -> st
         f"| MLflow | `{_markdown(tracking)}` |",
     ]
     return "\n".join(lines)
+
+
+def _shown(pictures: Mapping[str, bytes]) -> list[str]:
+    """Markdown of pictures."""
+    return [
+        f"![{_markdown(name)}](data:image/png;base64,{base64.b64encode(picture).decode()})"
+        for name, picture in pictures.items()
+    ]
 
 
 def _number(value: float | None) -> str:

@@ -19,6 +19,8 @@ from mergecore.fronts.indicators import hypervolume
 from mergecore.run_folder import RunRecord, TaskInfo, write_run
 from mergecore.search import Front, Search
 from mergecore.study import Study, shares, versions
+from mergecore.tree import merge_tree
+from mergecore.tree_panels import tree_figure
 from tasks.artifacts import publish
 from tasks.evaluation import Evaluations
 
@@ -40,10 +42,12 @@ def write_record(
         test_PT: held-out metrics of the front; NaN where not measured.
     """
     record = build_record(run, search, front, rounds, held_out, test_PT)
-    figure = front_figure(record)
+    pictures = {"front": front_figure(record)}
+    if nodes := merge_tree(record.summary):
+        pictures["tree"] = tree_figure(nodes, title=f"{record.name}: merges of nested MAP")
     save_record(run, record)
-    log_record(run, record, figure)
-    publish_artifacts(run, record, figure)
+    log_record(run, record, pictures)
+    publish_artifacts(run, record, pictures)
     return record
 
 
@@ -102,15 +106,15 @@ def save_record(run: Run, record: RunRecord) -> None:
 
 
 @task(name="log to MLflow", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
-def log_record(run: Run, record: RunRecord, figure: bytes) -> None:
-    """Figures, front, picture and files on the parent run."""
-    run.tracker.log_result(record.summary, {"front": record.front}, {"front": figure}, run.folder)
+def log_record(run: Run, record: RunRecord, pictures: dict[str, bytes]) -> None:
+    """Figures, front, pictures and files on the parent run."""
+    run.tracker.log_result(record.summary, {"front": record.front}, pictures, run.folder)
 
 
 @task(name="publish artifacts", cache_policy=NO_CACHE)
-def publish_artifacts(run: Run, record: RunRecord, figure: bytes) -> None:
-    """Front table, picture and summary in the Prefect UI."""
-    publish(record, figure, report=str((run.folder / "report.html").resolve()), tracking=run.tracker.address)
+def publish_artifacts(run: Run, record: RunRecord, pictures: dict[str, bytes]) -> None:
+    """Front table, pictures and summary in the Prefect UI."""
+    publish(record, pictures, report=str((run.folder / "report.html").resolve()), tracking=run.tracker.address)
 
 
 def _front_table(models: Sequence[str], tasks: tuple[str, ...], front: Front, test_PT: np.ndarray) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,11 +31,17 @@ ROUND = 2
 
 
 def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = time.time) -> list[Evaluations]:
+    """All rounds of `each_round`."""
+    return list(each_round(run, search, clock=clock))
+
+
+def each_round(run: Run, search: Search, *, clock: Callable[[], float] = time.time) -> Iterator[Evaluations]:
     """Ask, evaluate and tell until the method wants no more, its budget is spent, or more would change nothing.
 
-    ``run.spent`` says which. Each round is a task and an MLflow child run. A round that the budget's pairs do not allow
-    is cut to its first candidates, one that time does not allow to those that were evaluated by then. A method that
-    would ask for everything at once is given rounds where ``budget.stop`` may end it.
+    Yields each round once the search was told of it; after the last, ``run.spent`` says why it was the last. Each round
+    is a task and an MLflow child run. A round that the budget's pairs do not allow is cut to its first candidates, one
+    that time does not allow to those that were evaluated by then. A method that would ask for everything at once is
+    given rounds where ``budget.stop`` may end it.
 
     Raises:
         InputError: no front can be found within the budget.
@@ -50,7 +56,8 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
     in_rounds = search.divisible and (not search.at_once or budget.stop is not None)
     convergence = Convergence(search, _coarse(study.config.front)) if in_rounds else None
     warm = _warm_start(run, search, spending, convergence) if budget.warm_start else []
-    rounds = [*warm]
+    yield from warm
+    number = len(warm)
     ended = _over(search, spending)
     while not ended:
         asked_KN = search.ask()
@@ -64,14 +71,15 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
             wanted_KT = wanted_KT[: len(asked_KN)]
         fitting = spending.fitting(asked_KN, wanted_KT)
         asked_KN, wanted_KT, cut = asked_KN[:fitting], wanted_KT[:fitting], fitting < len(asked_KN)
-        label, time_left = f"round {len(rounds)}", spending.time_left if budget.minutes else None
+        label, time_left = search.label or f"round {number}", spending.time_left if budget.minutes else None
         if budget.share == 1:
             found = evaluate(run, asked_KN, study.search_tasks, label=label, wanted_KM=wanted_KT, time_left=time_left)
         else:
             found = evaluate_by_parts(run, asked_KN, correction, label=label, time_left=time_left)
         if len(found.coefficients_KN):
             _take(run, search, spending, label, found, convergence)
-            rounds.append(found)
+            number += 1
+            yield found
         ended = MINUTES if not found.complete else PAIRS if cut else _over(search, spending)
         if not ended and convergence is not None and budget.stop is not None:
             ended = convergence.enough(budget.stop)
@@ -87,7 +95,6 @@ def evaluate_rounds(run: Run, search: Search, *, clock: Callable[[], float] = ti
         "ended": ended,
         "warm_start": sum(len(found.coefficients_KN) for found in warm),
     }
-    return rounds
 
 
 def _coarse(front: FrontConfig) -> FrontConfig:

@@ -84,6 +84,7 @@ class Tracker:
         numbers: Mapping[str, float],
         series: Sequence[str] = (),
         params: Mapping[str, object] | None = None,
+        pictures: Mapping[str, bytes] | None = None,
     ) -> None:
         """A child run for one part of the study; one that an interrupted run left under this name is replaced.
 
@@ -93,6 +94,7 @@ class Tracker:
             numbers: metrics.
             series: columns of the first table that are metrics too, one step a row.
             params: what tells this part from others.
+            pictures: file name without its end to PNG.
         """
         child = self._child(name)
         self._log_params(child, params or {})
@@ -105,6 +107,7 @@ class Tracker:
         self._log_metrics(child, [*found, *((metric_name(key), value, 0) for key, value in numbers.items())])
         for file, table in tables.items():
             self._log_table(child, table, f"{file}.json")
+        self._log_pictures(child, pictures or {})
         self._client.set_terminated(child)
 
     def log_step(self, numbers: Mapping[str, float], step: int) -> None:
@@ -134,9 +137,8 @@ class Tracker:
         self._log_metrics(self.run_id, numbers)
         for name, table in tables.items():
             self._log_table(self.run_id, table, f"{name}.json")
+        self._log_pictures(self.run_id, pictures)
         with _quiet():
-            for name, picture in pictures.items():
-                self._client.log_image(self.run_id, _image(picture), artifact_file=f"{name}.png")
             for file in sorted(folder.iterdir()):
                 if file.is_file() and not file.name.startswith("."):
                     self._client.log_artifact(self.run_id, str(file), "run")
@@ -213,6 +215,11 @@ class Tracker:
         metrics = [Metric(key, float(value), now, step) for key, value, step in values if math.isfinite(value)]
         for start in range(0, len(metrics), METRIC_BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + METRIC_BATCH])
+
+    def _log_pictures(self, run_id: str, pictures: Mapping[str, bytes]) -> None:
+        with _quiet():
+            for name, picture in pictures.items():
+                self._client.log_image(run_id, _image(picture), artifact_file=f"{name}.png")
 
     def _log_table(self, run_id: str, table: pd.DataFrame, file: str) -> None:
         with _quiet():

@@ -14,6 +14,7 @@ Shape suffixes: K samples, N models, T tasks, P points of a front.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,6 +24,7 @@ from pydantic import Field
 from mergecore.errors import InputError
 from mergecore.fronts.dominance import non_dominated
 from mergecore.registry import did_you_mean
+from mergecore.run_folder import plain
 from mergecore.sampling import sample
 from mergecore.search.base import Front, Objectives, Search, SearchOptions
 from mergecore.surrogates import QuadraticFit, fit_quadratic
@@ -44,8 +46,11 @@ class NestedMapOptions(SearchOptions):
         description="Who is paired: the closest scores, neighbours in the config, or the closest metrics on all tasks.",
     )
     prefer: dict[str, float] = Field(default_factory=dict, description="Task to weight; default: all the same.")
-    polish: int = Field(0, ge=0, description="Samples of a plain MAP in a small box around the result; 0: none.")
-    polish_width: float = Field(0.3, gt=0, le=1, description="Side of that box, as a share of the search's.")
+    polish: int = Field(0, ge=0, description="Samples of a plain MAP around the result; 0: none.")
+    polish_along: Literal["models", "groups"] = Field(
+        "models", description="What it scales: every model, or the two groups that were merged last."
+    )
+    polish_width: float = Field(0.3, gt=0, le=1, description="Sides of its box, as a share of the search's.")
 
 
 @dataclass(frozen=True)
@@ -53,15 +58,17 @@ class Group:
     """Some of the models, merged.
 
     Attributes:
-        name: such as ``"(0+3)"``.
-        tasks: indices of the tasks its models were fine-tuned for.
-        coefficients_N: of its merge; zero for other models.
+        models: their numbers, in the order of the tree.
+        tasks: indices of the tasks they were fine-tuned for.
+        name: such as ``"(a+d)"``.
+        coefficients_N: of the merge; zero for other models.
         score: its preference-weighted metric, better is larger; NaN when unknown.
         metrics_T: mean of its models' metrics on all tasks, better is larger, for clustering; NaN when unknown.
     """
 
-    name: str
+    models: tuple[int, ...]
     tasks: tuple[int, ...]
+    name: str
     coefficients_N: np.ndarray
     score: float
     metrics_T: np.ndarray
@@ -76,19 +83,66 @@ class Pair:
     samples_K2: np.ndarray
 
     @property
+    def name(self) -> str:
+        """Of the merge."""
+        return f"({self.first.name}+{self.second.name})"
+
+    @property
     def tasks(self) -> tuple[int, ...]:
         """Of both sides."""
         return self.first.tasks + self.second.tasks
 
+    @property
+    def sides_2N(self) -> np.ndarray:
+        """Coefficients of all models in each side."""
+        return np.stack([self.first.coefficients_N, self.second.coefficients_N])
+
     def flat(self, coefficients_P2: np.ndarray) -> np.ndarray:
         """Coefficients of all models, [P, N]."""
-        return coefficients_P2 @ np.stack([self.first.coefficients_N, self.second.coefficients_N])
+        return coefficients_P2 @ self.sides_2N
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A pair with what its samples said.
+
+    Attributes:
+        pair: what was merged.
+        metrics_KT: of its samples, on its tasks.
+        fits: the surrogates of its tasks.
+        points_P2: front, as coefficients of the two sides.
+        groups_P2: front, as metrics of the two sides.
+        chosen: the point with the best preference-weighted sum.
+    """
+
+    pair: Pair
+    metrics_KT: np.ndarray
+    fits: tuple[QuadraticFit, ...]
+    points_P2: np.ndarray
+    groups_P2: np.ndarray
+    chosen: int
 
 
 class NestedMapSearch(Search):
     """Asks level by level, all pairs of a level at once; what it does follows from what it was told, row by row.
 
-    ``prefer`` says what is merged along the way. The front is that of the last pair, or of the polish.
+    ``prefer`` says what is merged along the way. The front is that of the last pair, or of the polish. ``rounds`` has a
+    record for each pair as soon as its level was told:
+
+    ====================  ==================================================================================
+    ``level``             from 1
+    ``name``              of the merge, such as ``"(a+(b+c))"``
+    ``sides``             for both: ``name``, ``models`` in it, ``tasks``
+    ``samples``           ``coefficients`` of the sides [K, 2], ``metrics`` of the tasks of both sides in order, and
+                          ``groups`` [K, 2], the metrics of the sides
+    ``evaluations``       (coefficients, task) pairs
+    ``surrogates``        task to what was fitted, and how far to trust it
+    ``front``             ``coefficients`` [P, 2] and ``groups`` [P, 2], predicted
+    ``chosen``            row of the front
+    ``coefficients``      of the sides, chosen [2]
+    ``flat``              model to its coefficient in the merge
+    ``unit``              of ``groups``: "metric", "loss" (turned, so that more is better) or "spread" of mixed metrics
+    ====================  ==================================================================================
     """
 
     Options: ClassVar[type[SearchOptions]] = NestedMapOptions
@@ -109,11 +163,10 @@ class NestedMapSearch(Search):
         weights = [self.options.prefer.get(name, 0.0 if self.options.prefer else 1.0) for name in objectives.names]
         if min(weights) < 0 or not np.isfinite(weights).all() or not any(weights):
             raise InputError("search.prefer must be weights from 0, not all of them zero.")
-        self._weight_T = np.maximum(
-            np.array(weights) / sum(weights), 1e-9
-        )  # a group of unwanted tasks has a metric too
+        # a group of unwanted tasks has a metric too
+        self._weight_T = np.maximum(np.array(weights) / sum(weights), 1e-9)
         self._sign_T = np.where(objectives.maximise, 1.0, -1.0)
-        self._replay = _Replay(self)
+        self._tree = _Tree(self)
 
     @property
     def budget(self) -> int:
@@ -127,40 +180,52 @@ class NestedMapSearch(Search):
         tasks, order = len(self.objectives.names), self.options.order
         sizes = [self.objectives.owners.count(n) for n in range(self.models)]
         aside = min(sizes) if self.models % 2 else 0  # of the model that may pass the first level
-        low, high = _bounds(self)
+        low, high = self.bounds
         sampled = {"closeness": tasks - aside, "clustering": 2 * (tasks - aside)} if low <= 0 and high >= 1 else {}
         singles = {"given": 0, "closeness": tasks, "clustering": self.models * tasks}[order] - sampled.get(order, 0)
         return singles + self.options.samples * _tasks_of_levels(sizes, order) + self.options.polish * tasks
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Of the coefficients of a pair's two sides: the box that all models have in common."""
+        return float(self.box_N2[:, 0].max()), float(self.box_N2[:, 1].min())
+
     def ask(self) -> np.ndarray:
         """Single models where the order needs them, then level after level, then the polish."""
-        found, self.wanted_KT = self._replay.next()
-        return found
+        asked = self._tree.asked
+        self.wanted_KT, self.label = asked.wanted_KT, asked.label
+        return asked.coefficients_KN
+
+    def tell(self, coefficients_KN: np.ndarray, metrics_KT: np.ndarray, noise_KT: np.ndarray | None = None) -> None:
+        """Add evaluations; the pairs of a level are merged as soon as all of it was told."""
+        super().tell(coefficients_KN, metrics_KT, noise_KT)
+        self._tree.grow()
 
     def front(self, options: FrontConfig) -> Front:
         """The last pair's front over its two sides, or the polish's."""
-        from mergecore.fronts.optimise import optimise_front  # pymoo takes a second to import
+        if self.options.polish:
+            return self._tree.polish.front(self, options)
+        last = self._tree.last
+        points_P2, _ = pair_front(
+            self, last.pair, last.fits, population=options.population, generations=options.generations
+        )
+        order = np.argsort(last.pair.tasks)
+        predicted_PT = np.stack([fit.surrogate.predict(points_P2) for fit in last.fits], axis=1)[:, order]
+        kept = non_dominated(predicted_PT, maximise=self.objectives.maximise)
+        unknown_PT = np.full((int(kept.sum()), len(order)), np.nan)
+        return Front(last.pair.flat(points_P2)[kept], predicted_PT[kept], unknown_PT)
 
-        self._replay.next()
-        goals = self.objectives
-        if self.options.polish and self._replay.polish_fits:
-            fits = self._replay.polish_fits
-            coefficients_PN, predicted_PT = optimise_front(
-                [fit.surrogate for fit in fits],
-                box=self._replay.polish_box(),
-                maximise=goals.maximise,
-                algorithm=options.algorithm,
-                population=options.population,
-                generations=options.generations,
-                seed=self.options.seed,
-            )
-            return Front(coefficients_PN, predicted_PT, np.full_like(predicted_PT, np.nan), fits)
-        last, fits = self._replay.last
-        points_P2, _ = pair_front(self, last, fits, population=options.population, generations=options.generations)
-        order = np.argsort(last.tasks)
-        predicted_PT = np.stack([fit.surrogate.predict(points_P2) for fit in fits], axis=1)[:, order]
-        kept = non_dominated(predicted_PT, maximise=goals.maximise)
-        return Front(last.flat(points_P2)[kept], predicted_PT[kept], np.full((int(kept.sum()), len(order)), np.nan))
+    def notes(self) -> list[str]:
+        """A warning when the polish is under-determined."""
+        directions = self.models if self.options.polish_along == "models" else 2
+        known = self.options.samples if directions == 2 else 0
+        parameters = (directions + 1) * (directions + 2) // 2
+        if not 0 < self.options.polish + known < parameters or not self.options.polish:
+            return []
+        return [
+            f"A polish by {self.options.polish} samples for a quadratic with {parameters} parameters: it may be worse "
+            "than none."
+        ]
 
     def gains(self, metrics_KT: np.ndarray, tasks: tuple[int, ...]) -> np.ndarray:
         """Metrics of some tasks, [K, len(tasks)], turned so that more is better."""
@@ -170,33 +235,30 @@ class NestedMapSearch(Search):
         """Of some tasks; those of all sum to 1."""
         return self._weight_T[list(tasks)]
 
+    def fit(
+        self, coefficients_KM: np.ndarray, metrics_KT: np.ndarray, tasks: Sequence[int]
+    ) -> tuple[QuadraticFit, ...]:
+        """A surrogate for each of some tasks, whose metrics are [K, len(tasks)]."""
+        lower, upper = self.objectives.lower, self.objectives.upper
+        return tuple(
+            fit_quadratic(coefficients_KM, metrics_K, lower=lower[t], upper=upper[t])
+            for t, metrics_K in zip(tasks, metrics_KT.T, strict=True)
+        )
+
 
 def pair_front(
     search: NestedMapSearch, pair: Pair, fits: tuple[QuadraticFit, ...], *, population: int, generations: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The front of a pair's two group metrics on the surrogates of its tasks.
-
-    Returns:
-        [P, 2] coefficients of its two sides, and [P, 2] group metrics, better is larger: means of each side's metrics,
-        weighted by preference, each scaled by its spread over the samples where metrics are of different kinds.
-    """
-    from mergecore.fronts.optimise import optimise_front
-
-    sizes = len(pair.first.tasks), len(pair.second.tasks)
-    sides = slice(0, sizes[0]), slice(sizes[0], sum(sizes))
-    goals = search.objectives
-    alike = len({(goals.lower[t], goals.upper[t], goals.maximise[t]) for t in pair.tasks}) == 1
-    spread = np.array([1.0 if alike else float(np.std(fit.observed)) or 1.0 for fit in fits])
+    """The front of a pair's two group metrics on the surrogates of its tasks: [P, 2] coefficients, [P, 2] metrics."""
+    from mergecore.fronts.optimise import optimise_front  # pymoo takes a second to import
 
     def groups(points_P2: np.ndarray) -> np.ndarray:
-        metrics = np.stack([fit.surrogate.predict(points_P2) for fit in fits], axis=1)
-        gains = search.gains(metrics, pair.tasks) / spread
-        weights = search.weights(pair.tasks)
-        return np.stack([gains[:, side] @ weights[side] / weights[side].sum() for side in sides], axis=1)
+        metrics_PT = np.stack([fit.surrogate.predict(points_P2) for fit in fits], axis=1)
+        return group_metrics(search, pair, fits, metrics_PT)
 
     return optimise_front(
         groups,
-        box=[_bounds(search)] * 2,
+        box=[search.bounds] * 2,
         maximise=(True, True),
         population=population,
         generations=generations,
@@ -204,108 +266,127 @@ def pair_front(
     )
 
 
-class _Replay:
-    """What was told, gone through level by level; finished levels are kept."""
+def group_metrics(
+    search: NestedMapSearch, pair: Pair, fits: tuple[QuadraticFit, ...], metrics_KT: np.ndarray
+) -> np.ndarray:
+    """Of a pair's two sides, [K, 2], better is larger: means of each side's metrics, weighted by preference.
+
+    Where metrics are of different kinds, each is measured by its spread over the pair's samples.
+    """
+    ends = len(pair.first.tasks)
+    spread = 1.0 if _alike(search, pair.tasks) else np.array([float(np.std(fit.observed)) or 1.0 for fit in fits])
+    gains_KT, weights_T = search.gains(metrics_KT, pair.tasks) / spread, search.weights(pair.tasks)
+    sides = slice(0, ends), slice(ends, None)
+    return np.stack([gains_KT[:, side] @ weights_T[side] / weights_T[side].sum() for side in sides], axis=1)
+
+
+def _alike(search: NestedMapSearch, tasks: tuple[int, ...]) -> bool:
+    goals = search.objectives
+    return len({(goals.lower[t], goals.upper[t], goals.maximise[t]) for t in tasks}) == 1
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Candidates [K, N], on which tasks [K, T] they are wanted, and what they are."""
+
+    coefficients_KN: np.ndarray
+    wanted_KT: np.ndarray
+    label: str
+
+
+class _Tree:
+    """The tree of merges, grown level by level from what was told."""
 
     def __init__(self, search: NestedMapSearch) -> None:
         self._search = search
         self._used = 0  # rows told that finished steps took
-        self._started = search.options.order == "given"
+        self._level = 0 if search.options.order == "given" else -1
         self._groups = [self._single(n) for n in range(search.models)]
         self._pairs: list[Pair] = []
-        self._finished: list[tuple[Pair, tuple[QuadraticFit, ...]]] = []
-        self.polish_fits: tuple[QuadraticFit, ...] = ()
-        self._polished = False
+        self._merges: list[Merge] = []
+        self._polish: _Polish | None = None
+        self.asked = self._step()
 
     @property
-    def last(self) -> tuple[Pair, tuple[QuadraticFit, ...]]:
-        """The pair at the top of the tree, with the surrogates of its tasks."""
+    def last(self) -> Merge:
+        """The merge of all models."""
         if len(self._groups) > 1:
             raise InputError("Nested MAP has not reached its last pair.", "Tell it everything that it asks for.")
-        return self._finished[-1]
+        return self._merges[-1]
 
-    def next(self) -> tuple[np.ndarray, np.ndarray]:
-        """What is to be evaluated next [K, N], and on which tasks [K, T]; take in what was told so far."""
+    @property
+    def polish(self) -> _Polish:
+        """The polish of the last merge, fitted."""
+        if self._polish is None or not self._polish.fits:
+            raise InputError("Nested MAP has not polished its result.", "Tell it everything that it asks for.")
+        return self._polish
+
+    def grow(self) -> None:
+        """Take in every step that was told in full."""
         search = self._search
-        while True:
-            asked_KN, wanted_KT = self._step()
-            if not len(asked_KN) or len(search.coefficients_KN) < self._used + len(asked_KN):
-                return asked_KN, wanted_KT
-            rows = slice(self._used, self._used + len(asked_KN))
-            self._used += len(asked_KN)
-            self._finish(search.metrics_KT[rows])
+        while (asked := len(self.asked.coefficients_KN)) and len(search.coefficients_KN) >= self._used + asked:
+            metrics_KT = search.metrics_KT[self._used : self._used + asked]
+            self._used += asked
+            if self._level < 0:
+                self._groups = [self._single(n, metrics_KT[n]) for n in range(search.models)]
+            elif self._polish is not None:
+                self._polish.fit(search, metrics_KT)
+            else:
+                self._merge(metrics_KT)
+            self._level += 1
+            self.asked = self._step()
 
-    def polish_box(self) -> np.ndarray:
-        """[N, 2], around the merge of all models."""
-        search = self._search
-        low_N, high_N = search.box_N2.T
-        half_N = 0.5 * search.options.polish_width * (high_N - low_N)
-        centre_N = np.clip(self._groups[0].coefficients_N, low_N + half_N, high_N - half_N)
-        return np.stack([centre_N - half_N, centre_N + half_N], axis=1)
-
-    def _step(self) -> tuple[np.ndarray, np.ndarray]:
-        search, tasks = self._search, len(self._search.objectives.names)
-        if not self._started:
+    def _step(self) -> _Asked:
+        """What is wanted next."""
+        search, T = self._search, len(self._search.objectives.names)
+        if self._level < 0:
             everywhere = search.options.order == "clustering"
-            wanted = [[everywhere or t in group.tasks for t in range(tasks)] for group in self._groups]
-            return np.eye(search.models), np.array(wanted)
+            wanted = [[everywhere or t in group.tasks for t in range(T)] for group in self._groups]
+            return _Asked(np.eye(search.models), np.array(wanted), "single models")
         if len(self._groups) > 1:
-            if not self._pairs:
-                self._pairs = self._new_pairs()
-            asked = np.concatenate([pair.flat(pair.samples_K2) for pair in self._pairs])
-            wanted = [[t in pair.tasks for t in range(tasks)] for pair in self._pairs for _ in pair.samples_K2]
-            return asked, np.array(wanted)
-        if search.options.polish and not self._polished:
-            seed = search.options.seed
-            asked = sample("sobol", search.options.polish, box=self.polish_box(), seed=seed, anchors=False)
-            return asked, np.ones((len(asked), tasks), dtype=bool)
-        return np.empty((0, search.models)), np.empty((0, tasks), dtype=bool)
+            self._pairs = self._new_pairs()
+            samples = np.concatenate([pair.flat(pair.samples_K2) for pair in self._pairs])
+            wanted = [[t in pair.tasks for t in range(T)] for pair in self._pairs for _ in pair.samples_K2]
+            return _Asked(samples, np.array(wanted), f"level {self._level + 1}")
+        if search.options.polish and self._polish is None:
+            self._polish = _Polish.around(self._merges[-1], search)
+            samples = self._polish.flat(self._polish.samples_KM)
+            return _Asked(samples, np.ones((len(samples), T), dtype=bool), "polish")
+        return _Asked(np.empty((0, search.models)), np.empty((0, T), dtype=bool), "")
 
-    def _finish(self, metrics_KT: np.ndarray) -> None:
-        if not self._started:
-            self._started = True
-            self._groups = [self._single(n, metrics_KT[n]) for n in range(self._search.models)]
-        elif len(self._groups) > 1:
-            self._finish_level(metrics_KT)
-        else:
-            self._polished = True
-            goals = self._search.objectives
-            told_KN = self._search.coefficients_KN[self._used - len(metrics_KT) : self._used]
-            self.polish_fits = tuple(
-                fit_quadratic(told_KN, metrics_KT[:, t], lower=goals.lower[t], upper=goals.upper[t])
-                for t in range(len(goals.names))
-            )
-
-    def _finish_level(self, metrics_KT: np.ndarray) -> None:
-        search, goals, merged = self._search, self._search.objectives, []
-        for number, pair in enumerate(self._pairs):
-            rows = slice(number * len(pair.samples_K2), (number + 1) * len(pair.samples_K2))
-            fits = tuple(
-                fit_quadratic(pair.samples_K2, metrics_KT[rows, t], lower=goals.lower[t], upper=goals.upper[t])
-                for t in pair.tasks
-            )
-            points_P2, groups_P2 = pair_front(search, pair, fits, population=POPULATION, generations=GENERATIONS)
-            shares = np.array([search.weights(side.tasks).sum() for side in (pair.first, pair.second)])
-            sums_P = groups_P2 @ shares / shares.sum()
-            best = int(sums_P.argmax())
-            name = f"({pair.first.name}+{pair.second.name})"
-            flat_N = pair.flat(points_P2[best : best + 1])[0]
-            metrics_T = (pair.first.metrics_T + pair.second.metrics_T) / 2
-            merged.append(Group(name, pair.tasks, flat_N, float(sums_P[best]), metrics_T))
-            self._finished.append((pair, fits))
-            search.rounds.append(_record(search, pair, fits, points_P2, groups_P2, best, flat_N))
+    def _merge(self, metrics_KT: np.ndarray) -> None:
+        """All pairs of a level, [K, T] the metrics of their samples one pair after the other."""
+        search, merged, start = self._search, [], 0
+        for pair in self._pairs:
+            stop = start + len(pair.samples_K2)
+            merge = _merge(search, pair, metrics_KT[start:stop, list(pair.tasks)])
+            merged.append(self._group(merge))
+            self._merges.append(merge)
+            search.rounds.append(_record(search, merge, self._level + 1))
+            start = stop
         paired = {id(group) for pair in self._pairs for group in (pair.first, pair.second)}
         self._groups = [group for group in self._groups if id(group) not in paired] + merged
-        self._pairs = []
+
+    def _group(self, merge: Merge) -> Group:
+        pair, point = merge.pair, slice(merge.chosen, merge.chosen + 1)
+        shares = np.array([self._search.weights(side.tasks).sum() for side in (pair.first, pair.second)])
+        return Group(
+            models=pair.first.models + pair.second.models,
+            tasks=pair.tasks,
+            name=pair.name,
+            coefficients_N=pair.flat(merge.points_P2[point])[0],
+            score=float(merge.groups_P2[merge.chosen] @ shares / shares.sum()),
+            metrics_T=(pair.first.metrics_T + pair.second.metrics_T) / 2,
+        )
 
     def _new_pairs(self) -> list[Pair]:
-        search, level = self._search, len(self._finished)
+        search, merges = self._search, len(self._merges)
         found = []
         for number, (i, j) in enumerate(self._matching()):
-            seed = (search.options.seed * 1009 + level) * 1009 + number
-            box = [_bounds(search)] * 2
+            seed = (search.options.seed * 1009 + merges) * 1009 + number
+            box = [search.bounds] * 2
             # later pairs know base and sides from earlier ones
-            samples = sample("sobol", search.options.samples, box=box, seed=seed, anchors=level == 0)
+            samples = sample("sobol", search.options.samples, box=box, seed=seed, anchors=merges == 0)
             found.append(Pair(self._groups[i], self._groups[j], samples))
         return found
 
@@ -327,13 +408,87 @@ class _Replay:
 
     def _single(self, n: int, metrics_T: np.ndarray | None = None) -> Group:
         search = self._search
-        tasks = tuple(t for t, owner in enumerate(search.objectives.owners) if owner == n)
-        known_T = np.full(len(search.objectives.names), np.nan)
+        goals = search.objectives
+        tasks = tuple(t for t, owner in enumerate(goals.owners) if owner == n)
+        known_T = np.full(len(goals.names), np.nan)
         if metrics_T is not None:
             known_T = search.gains(metrics_T, tuple(range(len(metrics_T))))
         weights = search.weights(tasks)
         score = float(known_T[list(tasks)] @ weights / weights.sum())
-        return Group(str(n), tasks, np.eye(search.models)[n], score, known_T)
+        return Group((n,), tasks, goals.models[n] if goals.models else str(n), np.eye(search.models)[n], score, known_T)
+
+
+@dataclass
+class _Polish:
+    """A plain MAP around a merge, along some directions of coefficient space.
+
+    Attributes:
+        directions_MN: unit vectors for models, both sides for groups.
+        box_M2: of the coefficients of the directions.
+        samples_KM: what is evaluated.
+        known: coefficients [K, M] with metrics [K, T] of all tasks that are known along the directions.
+        fits: surrogates of all tasks, once it was told.
+    """
+
+    directions_MN: np.ndarray
+    box_M2: np.ndarray
+    samples_KM: np.ndarray
+    known: tuple[np.ndarray, np.ndarray]
+    fits: tuple[QuadraticFit, ...] = ()
+
+    @classmethod
+    def around(cls, merge: Merge, search: NestedMapSearch) -> _Polish:
+        """In a box that is as near to the merge as the search's box allows."""
+        options, pair, T = search.options, merge.pair, len(search.objectives.names)
+        if options.polish_along == "groups":
+            directions_MN, limits_M2 = pair.sides_2N, np.array([search.bounds] * 2)
+            centre_M = merge.points_P2[merge.chosen]
+            known = pair.samples_K2, merge.metrics_KT[:, np.argsort(pair.tasks)]
+        else:
+            directions_MN, limits_M2 = np.eye(search.models), search.box_N2
+            centre_M = pair.flat(merge.points_P2)[merge.chosen]
+            known = np.empty((0, search.models)), np.empty((0, T))
+        low_M, high_M = limits_M2.T
+        half_M = 0.5 * options.polish_width * (high_M - low_M)
+        centre_M = np.clip(centre_M, low_M + half_M, high_M - half_M)
+        box_M2 = np.stack([centre_M - half_M, centre_M + half_M], axis=1)
+        samples = sample("sobol", options.polish, box=box_M2, seed=options.seed, anchors=False)
+        return cls(directions_MN, box_M2, samples, known)
+
+    def flat(self, coefficients_KM: np.ndarray) -> np.ndarray:
+        """Coefficients of all models, [K, N]."""
+        return coefficients_KM @ self.directions_MN
+
+    def fit(self, search: NestedMapSearch, metrics_KT: np.ndarray) -> None:
+        """Take in the metrics of the samples."""
+        coefficients_KM, known_KT = self.known
+        tasks = range(len(search.objectives.names))
+        self.fits = search.fit(np.vstack([coefficients_KM, self.samples_KM]), np.vstack([known_KT, metrics_KT]), tasks)
+
+    def front(self, search: NestedMapSearch, options: FrontConfig) -> Front:
+        """The front in its box."""
+        from mergecore.fronts.optimise import optimise_front
+
+        points_PM, predicted_PT = optimise_front(
+            [fit.surrogate for fit in self.fits],
+            box=self.box_M2,
+            maximise=search.objectives.maximise,
+            algorithm=options.algorithm,
+            population=options.population,
+            generations=options.generations,
+            seed=search.options.seed,
+        )
+        along_models = search.options.polish_along == "models"
+        fits = self.fits if along_models else ()  # a front's surrogates are functions of the models' coefficients
+        return Front(self.flat(points_PM), predicted_PT, np.full_like(predicted_PT, np.nan), fits)
+
+
+def _merge(search: NestedMapSearch, pair: Pair, metrics_KT: np.ndarray) -> Merge:
+    """MAP in two coefficients."""
+    fits = search.fit(pair.samples_K2, metrics_KT, pair.tasks)
+    points_P2, groups_P2 = pair_front(search, pair, fits, population=POPULATION, generations=GENERATIONS)
+    shares = [search.weights(side.tasks).sum() for side in (pair.first, pair.second)]
+    return Merge(pair, metrics_KT, fits, points_P2, groups_P2, int((groups_P2 @ shares).argmax()))
 
 
 def _tasks_of_levels(sizes: list[int], order: str) -> int:
@@ -347,28 +502,35 @@ def _tasks_of_levels(sizes: list[int], order: str) -> int:
     return found
 
 
-def _bounds(search: NestedMapSearch) -> tuple[float, float]:
-    """Of the coefficients of a pair's two sides: the box that all models have in common."""
-    return float(search.box_N2[:, 0].max()), float(search.box_N2[:, 1].min())
-
-
-def _record(
-    search: NestedMapSearch,
-    pair: Pair,
-    fits: tuple[QuadraticFit, ...],
-    points_P2: np.ndarray,
-    groups_P2: np.ndarray,
-    best: int,
-    flat_N: np.ndarray,
-) -> dict[str, Any]:
+def _record(search: NestedMapSearch, merge: Merge, level: int) -> dict[str, Any]:
     """What a pair found, as JSON values."""
-    names = search.objectives.names
-    return {
-        "pair": [pair.first.name, pair.second.name],
-        "tasks": [[names[t] for t in side.tasks] for side in (pair.first, pair.second)],
+    goals, pair, names = search.objectives, merge.pair, _model_names(search)
+    sampled_K2 = group_metrics(search, pair, merge.fits, merge.metrics_KT)
+    flat_N = pair.flat(merge.points_P2)[merge.chosen]
+    alike, up = _alike(search, pair.tasks), goals.maximise[pair.tasks[0]]
+    found = {
+        "level": level,
+        "name": pair.name,
+        "sides": [
+            {
+                "name": side.name,
+                "models": [names[n] for n in side.models],
+                "tasks": [goals.names[t] for t in side.tasks],
+            }
+            for side in (pair.first, pair.second)
+        ],
+        "samples": {"coefficients": pair.samples_K2, "metrics": merge.metrics_KT, "groups": sampled_K2},
         "evaluations": len(pair.samples_K2) * len(pair.tasks),
-        "surrogates": {names[t]: fit.surrogate.to_dict() for t, fit in zip(pair.tasks, fits, strict=True)},
-        "front": {"coefficients": points_P2.tolist(), "groups": groups_P2.tolist()},
-        "chosen": best,
-        "coefficients": flat_N.tolist(),
+        "surrogates": {goals.names[t]: fit.to_dict() for t, fit in zip(pair.tasks, merge.fits, strict=True)},
+        "front": {"coefficients": merge.points_P2, "groups": merge.groups_P2},
+        "chosen": merge.chosen,
+        "coefficients": merge.points_P2[merge.chosen],
+        "flat": {names[n]: flat_N[n] for n in sorted(pair.first.models + pair.second.models)},
+        "unit": ("metric" if up else "loss") if alike else "spread",
     }
+    record: dict[str, Any] = plain(found, finite=True)
+    return record
+
+
+def _model_names(search: NestedMapSearch) -> Sequence[str]:
+    return search.objectives.models or [str(n) for n in range(search.models)]

@@ -192,7 +192,7 @@ def test_nested_map_evaluates_only_what_its_pairs_need(three: dict[str, Any], co
     # two models on their own tasks, then that merge and the third on all three
     assert record.summary["evaluations"]["pairs"] == 20 * 2 + 20 * 3
     assert sum(counted.calls.values()) == len(counted.calls) == 20 * 2 + 20 * 3
-    assert [pair["pair"] for pair in record.summary["rounds"]] == [["0", "1"], ["2", "(0+1)"]]
+    assert [merge["name"] for merge in record.summary["rounds"]] == ["(q+r)", "(s+(q+r))"]
     assert len(record.front) > 1
     calls = counted.calls
     assert (run(three, tmp_path / "again", **changes) / "front.csv").read_bytes() == (folder / "front.csv").read_bytes()

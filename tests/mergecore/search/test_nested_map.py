@@ -25,7 +25,17 @@ def goals(models: int, maximise: bool = True) -> Objectives:
         (0.0,) * models,
         (1.0 if maximise else None,) * models,
         tuple(range(models)),
+        tuple("abcdefghi"[:models]),
     )
+
+
+def pairs_of(search: NestedMapSearch) -> list[list[str]]:
+    return [[side["name"] for side in found["sides"]] for found in search.rounds]
+
+
+def flat_of(found: dict[str, Any]) -> np.ndarray:
+    """Coefficients of the four models, [4]."""
+    return np.array([found["flat"].get(name, 0.0) for name in "abcd"])
 
 
 def make(models: int, objectives: Objectives | None = None, **options: Any) -> NestedMapSearch:
@@ -57,13 +67,22 @@ def drive(search: NestedMapSearch, steps: int | None = None) -> tuple[int, set[t
     return wanted, distinct
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poor fronts on the way, where it does not matter which points are chosen."""
+    monkeypatch.setattr("mergecore.search.nested_map.POPULATION", 8)
+    monkeypatch.setattr("mergecore.search.nested_map.GENERATIONS", 2)
+
+
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(("models", "times"), [(2, 2), (3, 5), (4, 8), (5, 12), (6, 16), (7, 20), (8, 24), (9, 29)])
 def test_evaluations_are_exactly_those_of_the_formula(models: int, times: int) -> None:
-    wanted, distinct = drive(make(models, order="given"))
+    search = make(models, order="given")
+    wanted, distinct = drive(search)
     assert wanted == len(distinct) == 20 * times
     if models in (2, 4, 8):
         assert wanted == 20 * models * np.log2(models)  # 480 for eight
-    assert sum(round_["evaluations"] for round_ in make_and_drive(models).rounds) == wanted
+    assert sum(found["evaluations"] for found in search.rounds) == wanted
 
 
 def make_and_drive(models: int, **options: Any) -> NestedMapSearch:
@@ -72,12 +91,14 @@ def make_and_drive(models: int, **options: Any) -> NestedMapSearch:
     return search
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("models", [2, 4, 8])
 def test_closeness_costs_nothing_beyond_the_samples(models: int) -> None:
     _, distinct = drive(make(models))
     assert len(distinct) == 20 * models * np.log2(models)
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("models", [3, 5])
 def test_an_odd_model_out_costs_one_evaluation_by_closeness(models: int) -> None:
     search = make(models)
@@ -95,15 +116,12 @@ def test_a_pair_is_measured_on_its_own_tasks() -> None:
     assert (asked[6:, :2] == 0).all()
 
 
+@pytest.mark.usefixtures("hasty")
 def test_given_order_pairs_neighbours() -> None:
-    assert [round_["pair"] for round_ in make_and_drive(5).rounds] == [
-        ["0", "1"],
-        ["2", "3"],
-        ["4", "(0+1)"],
-        ["(2+3)", "(4+(0+1))"],
-    ]
+    assert pairs_of(make_and_drive(5)) == [["a", "b"], ["c", "d"], ["e", "(a+b)"], ["(c+d)", "(e+(a+b))"]]
 
 
+@pytest.mark.usefixtures("hasty")
 def test_closest_scores_are_paired() -> None:
     search = make(4)
     asked = search.ask()
@@ -112,9 +130,10 @@ def test_closest_scores_are_paired() -> None:
     assert np.array_equal(search.wanted_KT, np.eye(4, dtype=bool))
     search.tell(asked, np.where(np.eye(4) > 0, np.diag([0.5, 0.9, 0.52, 0.8]), np.nan))
     drive(search)
-    assert [round_["pair"] for round_ in search.rounds[:2]] == [["0", "2"], ["1", "3"]]
+    assert pairs_of(search)[:2] == [["a", "c"], ["b", "d"]]
 
 
+@pytest.mark.usefixtures("hasty")
 def test_clustering_pairs_models_that_measure_alike() -> None:
     search = make(4, order="clustering")
     asked = search.ask()
@@ -123,25 +142,25 @@ def test_clustering_pairs_models_that_measure_alike() -> None:
     alike = np.array([[0.9, 0.1, 0.1, 0.8], [0.1, 0.9, 0.8, 0.1], [0.1, 0.85, 0.8, 0.1], [0.9, 0.15, 0.1, 0.8]])
     search.tell(asked, alike)
     drive(search)
-    assert sorted(map(sorted, (round_["pair"] for round_ in search.rounds[:2]))) == [["0", "3"], ["1", "2"]]
+    assert sorted(map(sorted, pairs_of(search)[:2])) == [["a", "d"], ["b", "c"]]
 
 
 def test_the_result_is_flat_and_its_front_is_predicted_well() -> None:
     search = make_and_drive(4)
     front = search.front(SMALL)
     np.testing.assert_allclose(front.predicted_PT, measure(front.coefficients_PN), atol=0.005)
-    chosen = np.array(search.rounds[-1]["coefficients"])
+    chosen = flat_of(search.rounds[-1])
     equal = measure(front.coefficients_PN).mean(axis=1)
     assert measure(chosen[None]).mean() >= equal.max() - 0.01
     # every point of the last front is a multiple of what its two sides chose
-    sides = [np.array(round_["coefficients"]) for round_ in search.rounds[:2]]
+    sides = [flat_of(found) for found in search.rounds[:2]]
     _, residual, *_ = np.linalg.lstsq(np.stack(sides, axis=1), front.coefficients_PN.T, rcond=None)
     np.testing.assert_allclose(residual, 0, atol=1e-20)
 
 
 def test_preferences_pull_the_result_to_their_task() -> None:
     def reached(**prefer: float) -> np.ndarray:
-        return measure(np.array(make_and_drive(4, prefer=prefer).rounds[-1]["coefficients"])[None])[0]
+        return measure(flat_of(make_and_drive(4, prefer=prefer).rounds[-1])[None])[0]
 
     assert reached(t0=1.0)[0] > reached(t3=1.0)[0] + 0.02
     assert reached(t3=1.0)[3] > reached(t0=1.0)[3] + 0.02
@@ -153,6 +172,7 @@ def test_metrics_to_minimise() -> None:
     search.tell(asked, 3 - 2 * measure(asked))
     assert not len(search.ask())
     best = np.array(search.rounds[-1]["coefficients"])
+    assert search.rounds[-1]["unit"] == "loss"
     assert measure(best[None]).mean() > measure(asked).mean(axis=1).max() - 0.01
 
 
@@ -160,7 +180,7 @@ def test_the_polish_looks_around_the_result() -> None:
     plain = make_and_drive(4)
     search = make_and_drive(4, polish=30)
     assert len(search.coefficients_KN) == len(plain.coefficients_KN) + 30
-    around = search.coefficients_KN[-30:] - np.array(plain.rounds[-1]["coefficients"])
+    around = search.coefficients_KN[-30:] - flat_of(plain.rounds[-1])
     assert np.ptp(around, axis=0).max() <= 0.3
     front = search.front(SMALL)
     assert len(front.fits) == 4
@@ -168,6 +188,76 @@ def test_the_polish_looks_around_the_result() -> None:
     assert sums[1] >= sums[0] - 0.002
 
 
+def test_a_polish_along_groups_stays_in_their_plane() -> None:
+    plain, search = make_and_drive(4), make_and_drive(4, polish=12, polish_along="groups")
+    sides_2N = np.stack([flat_of(found) for found in plain.rounds[:2]])
+    front = search.front(SMALL)
+    for points in (search.coefficients_KN[-12:], front.coefficients_PN):
+        along, residual, *_ = np.linalg.lstsq(sides_2N.T, points.T, rcond=None)
+        np.testing.assert_allclose(residual, 0, atol=1e-20)
+        assert np.abs(along.T - plain.rounds[-1]["coefficients"]).max() <= 0.3
+    # the last pair's samples count too, so that twelve more leave little error
+    np.testing.assert_allclose(front.predicted_PT, measure(front.coefficients_PN), atol=0.002)
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({"polish": 44}, True),
+        ({"polish": 45}, False),
+        ({"polish": 0}, False),
+        ({"polish": 3, "polish_along": "groups"}, False),
+    ],
+)
+def test_a_polish_needs_a_sample_a_parameter(options: dict[str, Any], warned: bool) -> None:
+    assert bool(make(8, **options).notes()) is warned
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_level_is_on_record_as_soon_as_it_was_told() -> None:
+    search = make(4, order="given", samples=6)
+    asked = search.ask()
+    assert search.label == "level 1"
+    search.tell(asked, measure(asked))
+    first, second = search.rounds
+    assert [first["name"], second["name"]] == ["(a+b)", "(c+d)"]
+    assert (first["level"], first["evaluations"]) == (1, 12)
+    assert second["sides"][1] == {"name": "d", "models": ["d"], "tasks": ["t3"]}
+    assert second["samples"]["coefficients"] == asked[6:, 2:].tolist()
+    assert second["samples"]["metrics"] == measure(asked)[6:, 2:].tolist()
+    json.dumps(search.rounds, allow_nan=False)
+    search.ask()
+    assert search.label == "level 2"
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_record_is_consistent() -> None:
+    search = make_and_drive(4, prefer={"t0": 2.0, "t1": 1.0, "t2": 1.0})
+    last = search.rounds[-1]
+    groups, shares = np.array(last["front"]["groups"]), np.array([0.75, 0.25])
+    assert (groups @ shares).argmax() == last["chosen"]
+    assert last["coefficients"] == last["front"]["coefficients"][last["chosen"]]
+    product = [
+        x * c for x, side in zip(last["coefficients"], search.rounds[:2], strict=True) for c in side["coefficients"]
+    ]
+    np.testing.assert_allclose(flat_of(last), product)
+    # the first side's metric: two of three parts of t0, one of t1
+    metrics = np.array(last["samples"]["metrics"])
+    np.testing.assert_allclose(np.array(last["samples"]["groups"])[:, 0], metrics[:, :2] @ [2 / 3, 1 / 3])
+
+
+@pytest.mark.usefixtures("hasty")
+def test_failed_samples_are_left_out() -> None:
+    search = make(2, order="given")
+    asked = search.ask()
+    metrics = measure(asked)
+    metrics[3] = np.nan
+    search.tell(asked, metrics)
+    assert search.rounds[0]["samples"]["groups"][3] == [None, None]
+    assert search.rounds[0]["surrogates"]["t0"]["excluded"] == 1
+
+
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_killed_search_goes_on_as_it_would_have(steps: int) -> None:
     whole, begun = make(5), make(5)
@@ -210,11 +300,10 @@ def test_the_front_needs_the_last_pair() -> None:
         search.front(SMALL)
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("models", range(2, 10))
 @pytest.mark.parametrize("order", ["given", "closeness", "clustering"])
-def test_what_it_will_take_is_known_before(models: int, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergecore.search.nested_map.POPULATION", 8)  # which points are chosen does not matter
-    monkeypatch.setattr("mergecore.search.nested_map.GENERATIONS", 2)
+def test_what_it_will_take_is_known_before(models: int, order: str) -> None:
     polish = 3 if models < 6 else 0
     search = make(models, order=order, samples=6, polish=polish)
     expected = search.pairs
@@ -225,6 +314,7 @@ def test_what_it_will_take_is_known_before(models: int, order: str, monkeypatch:
         assert len(distinct) <= expected <= 6 * models * np.ceil(np.log2(models)) + (polish + models) * models
 
 
+@pytest.mark.usefixtures("hasty")
 def test_singles_outside_the_box_are_no_samples() -> None:
     search = make(4, samples=6, box=(0.1, 1.2))
     expected = search.pairs

@@ -82,39 +82,42 @@ class Tally:
 
     def __init__(self, share_T: np.ndarray) -> None:
         self._share_T = share_T
-        self._whole: set[tuple[tuple[float, ...], int]] = set()
-        self._part: set[tuple[tuple[float, ...], int]] = set()
+        # coefficient vectors by task
+        self._whole: list[set[tuple[float, ...]]] = [set() for _ in share_T]
+        self._part: list[set[tuple[float, ...]]] = [set() for _ in share_T]
 
     def add(self, coefficients_KN: np.ndarray, wanted_KT: np.ndarray, *, part: bool = False) -> None:
         """Count the wanted pairs that are new, on the part of the data or on all of it."""
         seen = self._part if part else self._whole
         for c, wanted_T in zip(coefficients_KN.tolist(), wanted_KT, strict=True):
-            seen |= {(tuple(c), int(t)) for t in np.flatnonzero(wanted_T)}
+            for t in np.flatnonzero(wanted_T):
+                seen[t].add(tuple(c))
 
     @property
     def pairs(self) -> int:
         """How many there are, wherever they were measured."""
-        return len(self._whole | self._part)
+        return sum(len(whole | part) for whole, part in zip(self._whole, self._part, strict=True))
 
     @property
     def full_pairs(self) -> float:
         """What they cost in pairs on all data: a pair on the part counts its share, one on both counts both."""
-        return len(self._whole) + sum(float(self._share_T[t]) for _, t in sorted(self._part))
+        on_part = sum(len(part) * float(share) for part, share in zip(self._part, self._share_T, strict=True))
+        return sum(map(len, self._whole)) + on_part
 
     @property
     def measurements(self) -> int:
         """Pairs on all data and pairs on the part of it."""
-        return len(self._whole) + len(self._part)
+        return sum(map(len, self._whole)) + sum(map(len, self._part))
 
     @property
     def vectors(self) -> int:
         """Coefficient vectors among them."""
-        return len({c for c, _ in self._whole | self._part})
+        return len(set().union(*self._whole, *self._part))
 
     def copy(self) -> Tally:
         """One that goes on counting on its own."""
         other = Tally(self._share_T)
-        other._whole, other._part = set(self._whole), set(self._part)
+        other._whole, other._part = [set(seen) for seen in self._whole], [set(seen) for seen in self._part]
         return other
 
 

@@ -90,14 +90,18 @@ def timed(counted: CountedStudy, tmp_path) -> Callable[..., tuple[Run, list[Eval
     return rounds_of
 
 
+def facts(run: Run) -> tuple[Any, ...]:
+    return tuple(run.spent[name] for name in ("pairs", "minutes", "ended"))
+
+
 def test_minutes_end_a_round_between_slices(counted: CountedStudy, timed, monkeypatch) -> None:
     monkeypatch.setattr("tasks.evaluation.SLICE", 3)  # six candidates at a time with two workers: twelve minutes
     run_, (found,) = timed(counted.config, budget={"minutes": 13})
     assert len(found.coefficients_KN) == 12
-    assert run_.spent == {"pairs": 24, "minutes": 24.0, "ended": "budget.minutes"}
+    assert facts(run_) == (24, 24.0, "budget.minutes")
     assert np.array_equal(found.coefficients_KN, new_search(parse_config(counted.config)).ask()[:12])
     run_, (found,) = timed(counted.config, budget={"minutes": 100})  # what is known takes no time
-    assert run_.spent == {"pairs": 40, "minutes": 16.0, "ended": "all samples"}
+    assert facts(run_) == (40, 16.0, "all samples")
     assert sum(counted.calls.values()) == len(counted.calls) == 40
 
 

@@ -153,6 +153,21 @@ def test_check_says_what_will_be_spent(pico_config, home, tmp_path, command) -> 
     assert "8" in next(line for line in out.splitlines() if "coefficient vectors" in line)
 
 
+def test_check_says_what_a_budget_leaves(pico_config, home, tmp_path, command) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(pico_config))
+    budget = "{pairs: 10, minutes: 5, share: 0.25, grow: 0.5}"
+    code, out, err = command("check", file, "--set", f"budget={budget}")
+    assert code == 0
+    assert "budget.pairs allows 6 of the 12" in err.replace("\n", " ")
+    # six samples on a quarter of two tasks, three of them and three verified points on all data
+    assert "cost 15 on all data" in " ".join(out.replace("│", " ").split())
+    assert "5 minutes" in out
+    code, _, err = command("check", file, "--set", "budget={pairs: 5}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "takes at least 6 (coefficient vector, task) evaluations" in err
+
+
 def test_an_unexpected_error_ends_with_1_and_names_its_log(home, tmp_path, command, monkeypatch) -> None:
     monkeypatch.setattr("mergecore.run_folder.read_run", lambda folder: 1 / 0)
     code, _, err = command("pick", tmp_path, "--knee")

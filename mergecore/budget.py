@@ -205,6 +205,15 @@ def check_budget(budget: BudgetConfig, search: Search, share_T: np.ndarray) -> N
             f"search.method {method} takes just its own samples, so budget.warm_start is not for it.",
             "Leave it out: what the ledger knows is not evaluated again anyway.",
         )
+    if budget.stop and not search.divisible:
+        raise InputError(
+            f"search.method {method} takes just its own samples, so budget.stop is not for it.",
+            "Leave it out, or set search.samples lower.",
+        )
+    if budget.share < 1 and getattr(search.options, "focus", None) is not None:
+        raise InputError(
+            "search.focus measures some tasks alone, which budget.share cannot do.", "Leave one of them out."
+        )
     if budget.share < 1 and not search.takes_estimates:
         raise InputError(
             f"search.method {method} needs every metric on all data, so budget.share is not for it.",

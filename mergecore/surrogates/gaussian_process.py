@@ -28,6 +28,8 @@ from mergecore.surrogates.least_squares import parameter_count
 from mergecore.surrogates.links import Link
 from mergecore.surrogates.quadratic import QuadraticFit, QuadraticSurrogate
 
+SHARED_EXAMPLES = 0.5
+"""Part of a metric's standard error that is taken: all candidates see the same examples, so they differ more surely."""
 SMALLEST_NOISE = 1e-3
 """Of a metric's spread: what no evaluation is trusted beyond."""
 
@@ -116,7 +118,8 @@ class CorrectedSurrogates:
         models = []
         for t, fit in enumerate(fits):
             fallback = fit.noise if np.isfinite(fit.noise) else 0.0
-            known_K = np.where(np.isfinite(noise_KT[:, t]), noise_KT[:, t], fallback) / self.spread_T[t]
+            noise_K = np.where(np.isfinite(noise_KT[:, t]), SHARED_EXAMPLES * noise_KT[:, t], fallback)
+            known_K = noise_K / self.spread_T[t]
             told_K = torch.isfinite(gains_KT[:, t])
             variance_K1 = torch.from_numpy(np.maximum(known_K, SMALLEST_NOISE) ** 2)[told_K, None]
             weight = parameters / (parameters + int(told_K.sum()))

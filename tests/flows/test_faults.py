@@ -106,3 +106,24 @@ def test_kill_9_again_and_again(tmp_path: Path, seed: int) -> None:
     kill_repeatedly(study, tmp_path / "h1", tmp_path / "out1", kills=4, seed=seed)
     finish(launch(study, tmp_path / "h2", tmp_path / "out2"))
     check_same_front(tmp_path / "out1", tmp_path / "out2")
+
+
+@pytest.mark.timeout(580)
+def test_kill_9_in_the_middle_of_a_round(tmp_path: Path) -> None:
+    """Bayesian MAP: what a round proposes follows from what was told, so a continued run proposes the same."""
+    search = {"method": "bayesian_map", "samples": 18, "batch": 4, "acquisition": "angular_bins"}
+    disturbed = CountedStudy(tmp_path / "study", sleep=0.15)
+    disturbed.config["search"] = search
+    process = launch(disturbed, tmp_path / "h1", tmp_path / "out1")
+    wait_for_calls(disturbed, process, 2 * 6 + 2 * 4 + 3)  # the first round, the second, and a part of the third
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    time.sleep(1.0)
+    known, calls = ledger_size(tmp_path / "h1"), sum(disturbed.calls.values())
+    assert 2 * 10 <= known < 2 * 18
+    finish(launch(disturbed, tmp_path / "h1", tmp_path / "out1"))
+    assert sum(disturbed.calls.values()) - calls == ledger_size(tmp_path / "h1") - known
+    finish(launch(disturbed, tmp_path / "h2", tmp_path / "out2"))
+    check_same_front(tmp_path / "out1", tmp_path / "out2")
+    assert ledger_size(tmp_path / "h1") == ledger_size(tmp_path / "h2")

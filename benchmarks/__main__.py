@@ -1,4 +1,7 @@
-"""Run benchmarks by name: ``python -m benchmarks [NAME …]``; without a name all of them, the quick ones first."""
+"""Run benchmarks by name: ``python -m benchmarks [NAME …]``; without a name all of them, the quick ones first.
+
+Names of studies after ``nested_map`` and ``sample_efficiency`` say what is measured.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,28 @@ NAMES = (
     "transform_cost",
     "whole_stack",
     "digits_fronts",
+    "data_subsets",
+    "nested_map",
     "sample_efficiency",
+    "bayesian_rounds",
+    "stopping",
 )
+OF_STUDIES = ("nested_map", "sample_efficiency")
+"""Take the names of studies."""
 
 
 def main() -> None:
     """Run the named benchmarks one after the other."""
-    names = sys.argv[1:] or NAMES
+    names, studies = sys.argv[1:] or NAMES, list[str]()
+    if len(names) > 1 and names[0] in OF_STUDIES and names[1] not in NAMES:
+        names, studies = names[:1], names[1:]
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         sys.exit(f"Unknown benchmark {unknown[0]!r}. Known: {', '.join(NAMES)}.")
     for name in names:
         print(f"\n## {name}\n", flush=True)
-        import_module(f"benchmarks.{name}").main()
+        main_of = import_module(f"benchmarks.{name}").main
+        main_of(studies) if studies else main_of()
 
 
 if __name__ == "__main__":

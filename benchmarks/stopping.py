@@ -1,0 +1,135 @@
+"""When `budget.stop` ends Bayesian MAP, against the best fixed number of evaluations in hindsight.
+
+Runs of `benchmarks.sample_efficiency` are gone through again, round by round. What an evaluation is worth follows from
+the tolerance: a round of b candidates that adds less than the share h of the hypervolume is not worth it, so one
+candidate costs h / b. The cost of stopping at k is the share of hypervolume that all samples would have had more, plus
+k h / b; the best fixed number is that with the smallest mean cost over the seeds. For tasks that do not compete, one
+digits task is measured on two halves of the data.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import pairwise
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from benchmarks.measuring import Measurer
+from benchmarks.sample_efficiency import BATCHES, BUDGETS, OURS, SEEDS, Arena, Trace, kept_trace, methods, study_named
+from benchmarks.tables import write_table
+from mergecore.budget import StopConfig
+from mergecore.config import FrontConfig, parse_config
+from mergecore.digits import study_config
+from mergecore.files import home_folder
+from mergecore.fronts.dominance import non_dominated
+from mergecore.fronts.indicators import hypervolume
+from mergecore.search.convergence import Convergence
+from mergecore.study import Study, prepare
+
+STUDIES = ("digits:2", "digits:3", "vision8:2")
+COARSE = FrontConfig(population=60, generations=40)
+STOP = StopConfig()
+NOTE = f"""\
+Bayesian MAP with the usual tolerances (hypervolume {STOP.hypervolume}, gap {STOP.gap}, front {STOP.front}, \
+{STOP.rounds} rounds). *Cost*: hypervolume lost against all samples, as a share, plus {STOP.hypervolume} for each \
+round's worth of candidates; the best fixed number is chosen in hindsight over the same {SEEDS} seeds. *Ratio*: mean \
+cost of stopping by itself, over that of the best fixed number."""
+
+
+def stopped_at(study: Study, trace: Trace, noise_KT: np.ndarray, seed: int) -> tuple[int, str]:
+    """Candidates known when the search stops, and why; all of them where it never does."""
+    models = len(study.models)
+    arena_search = Arena(study, Measurer(study)).search(seed, method="bayesian_map", samples=len(trace[0]))
+    convergence = Convergence(arena_search, COARSE)
+    first = 2 * (models + 1)
+    edges = [0, *range(max(first, 6), len(trace[0]), BATCHES[models]), len(trace[0])]
+    for low, high in pairwise(edges):
+        arena_search.tell(trace[0][low:high], trace[1][low:high], noise_KT[low:high])
+        convergence.observe()
+        if reason := convergence.enough(STOP):
+            return high, reason
+    return len(trace[0]), "all samples"
+
+
+def competing(name: str) -> dict[str, object]:
+    """One of the studies of `benchmarks.sample_efficiency`."""
+    study = study_named(name)
+    models, maximise = len(study.models), study.objectives.maximise
+    folder = home_folder() / "sample_efficiency" / f"{name.replace(':', '-')}-{study.matrix_key[:8]}"
+    budget, batch = BUDGETS[models], BATCHES[models]
+    stops, volumes = [], []
+    with Measurer(study) as measurer:
+        arena = Arena(study, measurer)
+        single_NT, _ = arena.measure(np.eye(models))
+        worst_T = (single_NT * arena.sign_T).min(axis=0) * arena.sign_T
+        for seed in range(SEEDS):
+            trace = kept_trace(folder, arena, OURS[0], methods(models)[OURS[0]], budget, seed)
+            _, noise_KT = arena.measure(trace[0])
+            stops.append(stopped_at(study, trace, noise_KT, seed)[0])
+            grown = [
+                hypervolume(
+                    trace[1][:k][non_dominated(trace[1][:k], maximise=maximise)], reference_T=worst_T, maximise=maximise
+                )
+                for k in range(1, budget + 1)
+            ]
+            volumes.append(np.array(grown) / grown[-1])
+    first = max(6, 2 * (models + 1))
+    price = STOP.hypervolume / batch
+    costs = 1 - np.array(volumes) + price * np.arange(1, budget + 1)
+    fixed = costs.mean(axis=0)[first - 1 :]
+    own = float(np.mean([costs[seed, k - 1] for seed, k in enumerate(stops)]))
+    best = first + int(fixed.argmin())
+    return {
+        "study": name,
+        "stops at": ", ".join(map(str, stops)),
+        "of": budget,
+        "hypervolume there": f"{np.mean([volumes[seed][k - 1] for seed, k in enumerate(stops)]):.3f}",
+        "cost": f"{own:.4f}",
+        "best fixed number": best,
+        "its cost": f"{fixed.min():.4f}",
+        "ratio": f"{own / fixed.min():.2f}",
+    }
+
+
+def agreeing() -> dict[str, object]:
+    """One task of the digits measured twice: nothing to trade."""
+    config = study_config(tasks=2).model_dump()
+    task = config["tasks"][0]
+    halves = [
+        {**task, "name": f"upright, {split}", "dataset": {**task["dataset"], "split": split, "test_split": None}}
+        for split in ("validation", "test")
+    ]
+    study = prepare(parse_config(config | {"tasks": halves}), home_folder())
+    stops, reasons = [], set()
+    with Measurer(study) as measurer:
+        for seed in range(SEEDS):
+            search = Arena(study, measurer).search(seed, method="bayesian_map", samples=BUDGETS[2])
+            convergence, reason = Convergence(search, COARSE), ""
+            while not reason and len(asked := search.ask()):
+                search.tell(asked, *measurer.measure_with_noise(asked, study.search_tasks))
+                convergence.observe()
+                reason = convergence.enough(STOP)
+            stops.append(len(search.coefficients_KN))
+            reasons.add(reason.partition(":")[0] or "all samples")
+    return {
+        "study": f"one task twice ({'; '.join(sorted(reasons))})",
+        "stops at": ", ".join(map(str, stops)),
+        "of": BUDGETS[2],
+    }
+
+
+def main() -> None:
+    """All studies whose runs are there or can be made."""
+    rows = []
+    for name in STUDIES:
+        rows.append(competing(name))
+        print(rows[-1], file=sys.stderr, flush=True)
+    rows.append(dict.fromkeys(rows[0], "") | agreeing())
+    write_table("stopping", rows, note=NOTE)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ The page reads these keys of ``RunRecord.summary``, each of them optional, and t
 ``hypervolume``            ``real`` and ``predicted`` points of the front
 ``reference_point``        ``values``, task to number
 ``hypervolume_by_round``   one number a round
+``rounds``                 of nested MAP: its merges
 =========================  ===============================================================================
 """
 
@@ -31,6 +32,7 @@ import numpy as np
 from mergecore.budget import ending
 from mergecore.page import fill_page
 from mergecore.run_folder import FRONT_KINDS, RunRecord, plain, to_yaml
+from mergecore.tree import merge_tree, tree_data
 
 
 def render_report(record: RunRecord, *, folder: str | Path | None = None) -> str:
@@ -48,7 +50,7 @@ def render_report(record: RunRecord, *, folder: str | Path | None = None) -> str
         title=record.name,
         data=page_data(record, folder=folder),
         css=["report_page.css"],
-        scripts=["report_choice.js", "page_charts.js", "page_elements.js", "report_charts.js", "report_page.js"],
+        scripts=["report_choice.js", "page_charts.js", "page_elements.js", "report_charts.js", "report_tree.js", "report_page.js"],
     )
 
 
@@ -77,6 +79,7 @@ def page_data(record: RunRecord, *, folder: str | Path | None = None) -> dict[st
         "surrogates": _surrogates(record),
         "correlation": diagnosis.get("correlation") or correlation(record),
         "hypervolumeByRound": summary.get("hypervolume_by_round") or [],
+        "tree": tree_data(merge_tree(summary)),
         "figures": _figures(record),
         "documents": {
             "config": to_yaml(record.config) if record.config else "",

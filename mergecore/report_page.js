@@ -279,6 +279,15 @@ function progress() {
   if (volumes) chart(box.appendChild(el("div", { class: "chart" })), (look) => hypervolumeFigure(run, look));
 }
 
+function merges() {
+  if (!run.tree.length) return;
+  byId("merges").hidden = false;
+  byId("merges-note").textContent = "Two by two, from the bottom to the top. A panel shows the metrics of a merge's two sides, of the left one to the right and of the right one upwards: " +
+    "the predicted front, the samples in grey, and the point that was chosen. At the lines are the coefficients of the sides; below each model is its coefficient in the merge of all.";
+  byId("merges-tree").append(tree(run.tree));
+  treeTable(byId("merges-table").querySelector("table"), run.tree);
+}
+
 function tradeOff() {
   const note = byId("trade-off-note");
   const node = byId("trade-off-chart");
@@ -301,5 +310,5 @@ function details() {
   for (const id of ["config", "versions", "summary"]) byId(id).textContent = run.documents[id] || "Nothing is recorded.";
 }
 
-drawParts([["name", header], ["figures", tiles], ["front", front], ["surrogates", surrogates], ["progress", progress],
+drawParts([["name", header], ["figures", tiles], ["front", front], ["merges", merges], ["surrogates", surrogates], ["progress", progress],
   ["trade-off", tradeOff], ["details", details]]);

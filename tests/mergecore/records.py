@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 
 from mergecore.comparison.methods import Comparison, MethodResult, Points
 from mergecore.run_folder import EVALUATION_FACTS, RunRecord, TaskInfo, coefficient_columns, front_columns
+from mergecore.search import SEARCHES, Objectives
 
 HOSTILE_NAMES = (
     "<script>alert(1)</script>",
@@ -66,6 +68,29 @@ def make_record(
         },
         config={"name": "study", "search": {"method": "map"}},
     )
+
+
+def nested_record(models: Sequence[str] = ("m", "n"), *, order: str = "given", maximise: bool = True) -> RunRecord:
+    """A record of nested MAP over so many models, each with a task of its name, with coarse fronts on the way."""
+    N = len(models)
+    goals = Objectives(
+        tuple(f"task {name}" for name in models),
+        (maximise,) * N,
+        (0.0,) * N,
+        (1.0,) * N,
+        tuple(range(N)),
+        tuple(models),
+    )
+    cls = SEARCHES.get("nested_map")
+    search = cls(cls.Options(order=order, samples=8), models=N, objectives=goals)
+    pull_NN = np.eye(N) - 0.5 * np.roll(np.eye(N), 1, axis=1)
+    with patch("mergecore.search.nested_map.POPULATION", 12), patch("mergecore.search.nested_map.GENERATIONS", 3):
+        while len(asked := search.ask()):
+            gains = 1 / (1 + np.exp(asked**2 - 2 * asked @ pull_NN))
+            search.tell(asked, gains if maximise else 1 - gains)
+    record = make_record(tasks=goals.names, models=models, maximise=maximise)
+    record.summary |= {"method": "nested_map", "rounds": search.rounds}
+    return record
 
 
 def make_comparison(

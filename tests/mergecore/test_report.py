@@ -19,7 +19,7 @@ import pytest
 from mergecore.pick import pick_point
 from mergecore.report import correlation, page_data, references, render_report
 from mergecore.run_folder import RunRecord, TaskInfo
-from tests.mergecore.records import HOSTILE_NAMES, make_record
+from tests.mergecore.records import HOSTILE_NAMES, make_record, nested_record
 
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -98,6 +98,9 @@ RECORDS = {
     "NaN": lambda: with_nan(make_record()),
     "no front": lambda: without_front(make_record()),
     "hostile names": hostile_record,
+    "nested": lambda: nested_record("klmno"),
+    "hostile tree": lambda: nested_record(HOSTILE_NAMES),
+    "nested losses": lambda: nested_record("kl", maximise=False),
 }
 
 
@@ -311,7 +314,10 @@ def test_numbers_and_names_are_written_for_reading(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="a browser draws the page here")
-@pytest.mark.parametrize("kind", ["two tasks", "eight tasks", "direct search", "NaN", "no front", "hostile names"])
+@pytest.mark.parametrize(
+    "kind",
+    ["two tasks", "eight tasks", "direct search", "NaN", "no front", "hostile names", "nested", "hostile tree"],
+)
 def test_a_browser_draws_every_part(kind: str, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     record = RECORDS[kind]()
@@ -327,3 +333,4 @@ def test_a_browser_draws_every_part(kind: str, tmp_path: Path) -> None:
     assert "could not be shown" not in re.sub(r"<script.*?</script>", "", body, flags=re.DOTALL)
     charts = body.count('class="main-svg"')
     assert charts == 0 if kind == "no front" else charts > 4
+    assert body.count('class="chosen"') == {"nested": 4, "hostile tree": 5}.get(kind, 0)  # a panel a merge

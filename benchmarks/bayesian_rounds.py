@@ -99,7 +99,8 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for pair, measures in found.items():
         means = {label: 1000 * values.mean(axis=0) for label, values in measures.items()}
-        rows.append({"pair": " / ".join(pair)} | {label: f"{gd:.1f}; {igd:.1f}" for label, (gd, igd) in means.items()})
+        cells = {label: f"{gd:.1f}; {igd:.1f}" for label, (gd, igd) in means.items()}
+        rows.append({"pair": " / ".join(pair), **cells})
     everything = {label: np.concatenate([of[label] for of in found.values()]) for label in VARIANTS}
     averages = {label: "; ".join(f"{1000 * v:.1f}" for v in m.mean(axis=0)) for label, m in everything.items()}
     rows.append({"pair": "mean", **averages})

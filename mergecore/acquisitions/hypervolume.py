@@ -7,6 +7,7 @@ qLogNEHVI (Daulton et al. 2021; Ament et al. 2023), and past four objectives, wh
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from botorch.sampling import SobolQMCNormalSampler
 from pydantic import Field
 
 from mergecore.acquisitions.base import Acquisition, Known
+from mergecore.acquisitions.front import FrontPoints
 from mergecore.errors import NumericalError
 from mergecore.options import PluginOptions
 from mergecore.surrogates.gaussian_process import CorrectedSurrogates, to_unit
@@ -40,15 +42,36 @@ class HypervolumeOptions(PluginOptions):
     )
     restarts: int = Field(4, ge=1, description="Starts of its maximisation.")
     candidates: int = Field(128, ge=1, description="Points that these starts are chosen from.")
+    verify: int = Field(3, ge=0, description="Every so manieth candidate is a point of the predicted front; 0: none.")
 
 
 class ExpectedHypervolume(Acquisition):
-    """The candidates that are expected to add most hypervolume, given those that are pending."""
+    """The candidates that are expected to add most hypervolume, given those that are pending.
+
+    Some are points of the front that the quadratics predict: improvement alone can settle on a part of the front, and
+    what is verified there corrects both models.
+    """
 
     Options: ClassVar[type[PluginOptions]] = HypervolumeOptions
 
     def propose(self, known: Known, count: int, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """One after the other, each given those before it."""
+        """One after the other, each given those before it; points of the front last."""
+        verified = self._verified(len(known.coefficients_KN) + len(known.pending_QN), count)
+        found_QN, facts = np.empty((0, len(known.box_N2))), dict[str, Any]()
+        if verified < count:
+            found_QN, facts = self._improving(known, count - verified, seed)
+        if verified:
+            waiting = replace(known, pending_QN=np.concatenate([known.pending_QN, found_QN]))
+            points_QN, of_front = FrontPoints(FrontPoints.Options()).propose(waiting, verified, seed=seed)
+            found_QN, facts = np.concatenate([found_QN, points_QN]), facts | of_front
+        return found_QN, facts
+
+    def _verified(self, before: int, count: int) -> int:
+        """How many of the next candidates are points of the front; the same however they are batched."""
+        every = self.options.verify
+        return (before + count) // every - before // every if every else 0
+
+    def _improving(self, known: Known, count: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         if not np.isfinite(known.metrics_KT).all(axis=1).any():
             raise NumericalError("No coefficient vector was measured on every task.")
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():

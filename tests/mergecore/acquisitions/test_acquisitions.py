@@ -206,3 +206,18 @@ def test_a_front_of_one_point_still_fills_the_batch() -> None:
     found, _ = acquisition("front").propose(told, 5, seed=0)
     assert len(np.unique(found, axis=0)) == 5
     assert np.abs(found - 0.5).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("verify", "evaluated", "expected"), [(3, 12, 1), (3, 13, 2), (3, 14, 2), (0, 12, 0), (1, 12, 5)]
+)
+def test_every_so_manieth_candidate_is_a_point_of_the_front(verify: int, evaluated: int, expected: int) -> None:
+    cls = ACQUISITIONS.get("hypervolume")
+    chosen = cls(cls.Options(**QUICK["hypervolume"], verify=verify))
+    told = known(evaluated)
+    found, facts = chosen.propose(told, 5, seed=0)
+    assert len(found) == 5
+    assert ("points on the front" in facts) == (expected > 0)
+    assert len(facts.get("log expected improvement", [])) == 5 - expected
+    predicted = np.stack([fit.surrogate.predict(found[5 - expected :]) for fit in told.fits], axis=1)
+    assert non_dominated(predicted, maximise=told.objectives.maximise).all()

@@ -28,9 +28,9 @@ OF_STUDIES = ("nested_map", "sample_efficiency")
 
 def main() -> None:
     """Run the named benchmarks one after the other."""
-    names, studies = sys.argv[1:] or NAMES, list[str]()
-    if len(names) > 1 and names[0] in OF_STUDIES and names[1] not in NAMES:
-        names, studies = names[:1], names[1:]
+    names = sys.argv[1:] or list(NAMES)
+    studies = names[1:] if names[0] in OF_STUDIES and not set(names[1:]) <= set(NAMES) else []
+    names = names[: len(names) - len(studies)]
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         sys.exit(f"Unknown benchmark {unknown[0]!r}. Known: {', '.join(NAMES)}.")

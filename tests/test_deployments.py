@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows import FLOWS
 from mergecore.config import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -27,3 +28,8 @@ def test_deployments_point_at_flows_and_fit_their_parameters(deployment: dict) -
     flow.validate_parameters({**deployment["parameters"], "out": None})
     assert deployment["description"]
     assert all(schedule["active"] is False for schedule in deployment["schedules"])
+
+
+def test_every_flow_is_deployed() -> None:
+    deployed = {deployment["entrypoint"].rpartition(":")[2] for deployment in DEPLOYMENTS}
+    assert {FLOWS.get(method).fn.__name__ for method in FLOWS} <= deployed

@@ -99,7 +99,7 @@ def test_pictures_of_any_size(count: int) -> None:
     assert image.shape[1] < 2200
     for colour in (FRONT, CHOSEN, SAMPLE):
         assert has_colour(image, colour)
-        assert has_colour(pixels(pair_figure(nodes[-1].merge)), colour)
+        assert has_colour(pixels(pair_figure(nodes[-1].merge or {})), colour)
 
 
 def test_names_are_drawn_as_they_are() -> None:
@@ -107,7 +107,7 @@ def test_names_are_drawn_as_they_are() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert has_colour(pixels(tree_figure(nodes, title=HOSTILE_NAMES[2])), CHOSEN)
-        assert has_colour(pixels(pair_figure(nodes[-1].merge)), CHOSEN)
+        assert has_colour(pixels(pair_figure(nodes[-1].merge or {})), CHOSEN)
     assert {node["name"] for node in tree_data(nodes)[:6]} == set(HOSTILE_NAMES)
 
 

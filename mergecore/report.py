@@ -50,7 +50,14 @@ def render_report(record: RunRecord, *, folder: str | Path | None = None) -> str
         title=record.name,
         data=page_data(record, folder=folder),
         css=["report_page.css"],
-        scripts=["report_choice.js", "page_charts.js", "page_elements.js", "report_charts.js", "report_tree.js", "report_page.js"],
+        scripts=[
+            "report_choice.js",
+            "page_charts.js",
+            "page_elements.js",
+            "report_charts.js",
+            "report_tree.js",
+            "report_page.js",
+        ],
     )
 
 

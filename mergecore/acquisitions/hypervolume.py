@@ -25,6 +25,7 @@ from mergecore.acquisitions.front import FrontPoints
 from mergecore.errors import NumericalError
 from mergecore.options import PluginOptions
 from mergecore.surrogates.gaussian_process import CorrectedSurrogates, to_unit
+from mergecore.surrogates.least_squares import parameter_count
 
 MOST_OBJECTIVES = 4
 """For exact hypervolumes."""
@@ -42,7 +43,7 @@ class HypervolumeOptions(PluginOptions):
     )
     restarts: int = Field(4, ge=1, description="Starts of its maximisation.")
     candidates: int = Field(128, ge=1, description="Points that these starts are chosen from.")
-    verify: int = Field(3, ge=0, description="Every so manieth candidate is a point of the predicted front; 0: none.")
+    verify: int = Field(3, ge=0, description="Every third, say, is a point of the predicted front; 0: none.")
 
 
 class ExpectedHypervolume(Acquisition):
@@ -56,8 +57,9 @@ class ExpectedHypervolume(Acquisition):
 
     def propose(self, known: Known, count: int, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """One after the other, each given those before it; points of the front last."""
-        verified = self._verified(len(known.coefficients_KN) + len(known.pending_QN), count)
-        found_QN, facts = np.empty((0, len(known.box_N2))), dict[str, Any]()
+        models = len(known.box_N2)
+        verified = self._verified(len(known.coefficients_KN) + len(known.pending_QN), models, count)
+        found_QN, facts = np.empty((0, models)), dict[str, Any]()
         if verified < count:
             found_QN, facts = self._improving(known, count - verified, seed)
         if verified:
@@ -66,10 +68,15 @@ class ExpectedHypervolume(Acquisition):
             found_QN, facts = np.concatenate([found_QN, points_QN]), facts | of_front
         return found_QN, facts
 
-    def _verified(self, before: int, count: int) -> int:
-        """How many of the next candidates are points of the front; the same however they are batched."""
+    def _verified(self, before: int, models: int, count: int) -> int:
+        """How many of the next candidates are points of the front; the same however they are batched.
+
+        None before the quadratics have twice as many evaluations as parameters: their fronts are not worth it yet.
+        """
         every = self.options.verify
-        return (before + count) // every - before // every if every else 0
+        if not every or before < 2 * parameter_count(models):
+            return 0
+        return (before + count) // every - before // every
 
     def _improving(self, known: Known, count: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         if not np.isfinite(known.metrics_KT).all(axis=1).any():

@@ -163,6 +163,10 @@ class Search(ABC):
             coefficients_KN: [K, N].
             metrics_KT: [K, T]; NaN marks a metric that could not be measured, or was not wanted.
             noise_KT: their standard errors [K, T], NaN where unknown; all unknown by default.
+
+        Raises:
+            InputError: shapes that do not fit.
+            NumericalError: a method that merges on what it was told was told nothing usable.
         """
         c, m = np.asarray(coefficients_KN, dtype=np.float64), np.asarray(metrics_KT, dtype=np.float64)
         noise = np.full_like(m, np.nan) if noise_KT is None else np.asarray(noise_KT, dtype=np.float64)

@@ -101,10 +101,13 @@ class BayesianMapSearch(MapSearch):
         if not done and len(pending):
             return np.empty((0, self.models))  # nothing to learn from yet
         self.wanted_KT = None
-        if not done:
+        missing = self.initial - done - len(pending)
+        if missing > 0:  # nothing was told yet, or less than a first round by a warm start
             # base and single models are seldom on a front, and few samples have to pay at once
             box_N2, seed = self.first_box(), self.options.seed
-            return sample(self.options.sampler, self.initial, box=box_N2, seed=seed, anchors=False)
+            drawn_KN = sample(self.options.sampler, self.initial, box=box_N2, seed=seed, anchors=False)
+            told = {tuple(c) for c in np.concatenate([self.coefficients_KN, pending]).tolist()}
+            return drawn_KN[[tuple(c) not in told for c in drawn_KN.tolist()]][:missing]
         count = min(self.options.batch, self.budget - done - len(pending))
         if count <= 0:
             return np.empty((0, self.models))

@@ -216,15 +216,12 @@ class NestedMapSearch(Search):
         return Front(last.pair.flat(points_P2)[kept], predicted_PT[kept], unknown_PT)
 
     def notes(self) -> list[str]:
-        """A warning when the polish is under-determined."""
-        directions = self.models if self.options.polish_along == "models" else 2
-        known = self.options.samples if directions == 2 else 0
-        parameters = (directions + 1) * (directions + 2) // 2
-        if not 0 < self.options.polish + known < parameters or not self.options.polish:
+        """A warning when the polish is under-determined; along groups the last pair's samples count too."""
+        parameters, polish = (self.models + 1) * (self.models + 2) // 2, self.options.polish
+        if self.options.polish_along == "groups" or not 0 < polish < parameters:
             return []
         return [
-            f"A polish by {self.options.polish} samples for a quadratic with {parameters} parameters: it may be worse "
-            "than none."
+            f"A polish by {polish} samples for a quadratic with {parameters} parameters: it may be worse than none."
         ]
 
     def gains(self, metrics_KT: np.ndarray, tasks: tuple[int, ...]) -> np.ndarray:

@@ -209,7 +209,7 @@ def test_a_front_of_one_point_still_fills_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verify", "evaluated", "expected"), [(3, 12, 1), (3, 13, 2), (3, 14, 2), (0, 12, 0), (1, 12, 5)]
+    ("verify", "evaluated", "expected"), [(3, 12, 1), (3, 13, 2), (3, 14, 2), (0, 12, 0), (1, 12, 5), (1, 11, 0)]
 )
 def test_every_so_manieth_candidate_is_a_point_of_the_front(verify: int, evaluated: int, expected: int) -> None:
     cls = ACQUISITIONS.get("hypervolume")

@@ -79,7 +79,10 @@ def test_hypervolume_rounds_repeat_and_continue_to_the_bit() -> None:
     [
         ({"acquisition_options": {"draws": 3}}, "search.acquisition_options need a search.acquisition"),
         ({"acquisition": "hypervolum"}, "unknown acquisition 'hypervolum'. Did you mean 'hypervolume'?"),
-        ({"acquisition": "hypervolume", "acquisition_options": {"drawz": 1}}, "The acquisition 'hypervolume': search.acquisition_options.drawz"),
+        (
+            {"acquisition": "hypervolume", "acquisition_options": {"drawz": 1}},
+            "The acquisition 'hypervolume': search.acquisition_options.drawz",
+        ),
         ({"acquisition": "angular_bins", "acquisition_options": {"bins": 0}}, "search.acquisition_options.bins"),
         ({"batches": 1}, "Did you mean 'batch'?"),
     ],
@@ -153,3 +156,16 @@ def test_without_a_poor_task_or_with_only_poor_ones_all_are_measured() -> None:
         while len(asked := search.ask()):
             assert search.wanted_KT is None
             search.tell(asked, np.stack([wavy(asked)[:, 1]] * 2, axis=1))
+
+
+def test_a_few_candidates_known_from_elsewhere_do_not_replace_the_first_round() -> None:
+    plain = make("bayesian_map", samples=9).ask()
+    search = make("bayesian_map", samples=9)
+    warm = np.array([[0.5, 0.5], plain[0]])
+    search.tell(warm, measure(warm))
+    first = search.ask()
+    assert np.array_equal(first, plain[1:5])
+    assert not search.rounds
+    search.tell(first, measure(first))
+    assert search.ask().shape == (3, 2)
+    assert len(search.rounds) == 1

@@ -35,8 +35,8 @@ STOP = StopConfig()
 NOTE = f"""\
 Bayesian MAP with the usual tolerances (hypervolume {STOP.hypervolume}, gap {STOP.gap}, front {STOP.front}, \
 {STOP.rounds} rounds). *Cost*: hypervolume lost against all samples, as a share, plus {STOP.hypervolume} for each \
-round's worth of candidates; the best fixed number is chosen in hindsight over the same {SEEDS} seeds. *Ratio*: mean \
-cost of stopping by itself, over that of the best fixed number."""
+round's worth of candidates; the best fixed number is chosen in hindsight over the same {SEEDS[2]} seeds. *Ratio*: \
+mean cost of stopping by itself, over that of the best fixed number."""
 
 
 def stopped_at(study: Study, trace: Trace, noise_KT: np.ndarray, seed: int) -> tuple[int, str]:
@@ -65,7 +65,7 @@ def competing(name: str) -> dict[str, object]:
         arena = Arena(study, measurer)
         single_NT, _ = arena.measure(np.eye(models))
         worst_T = (single_NT * arena.sign_T).min(axis=0) * arena.sign_T
-        for seed in range(SEEDS):
+        for seed in range(SEEDS[2]):
             trace = kept_trace(folder, arena, OURS[0], methods(models)[OURS[0]], budget, seed)
             _, noise_KT = arena.measure(trace[0])
             stops.append(stopped_at(study, trace, noise_KT, seed)[0])
@@ -105,7 +105,7 @@ def agreeing() -> dict[str, object]:
     study = prepare(parse_config(config | {"tasks": halves}), home_folder())
     stops, reasons = [], set()
     with Measurer(study) as measurer:
-        for seed in range(SEEDS):
+        for seed in range(SEEDS[2]):
             search = Arena(study, measurer).search(seed, method="bayesian_map", samples=BUDGETS[2])
             convergence, reason = Convergence(search, COARSE), ""
             while not reason and len(asked := search.ask()):

@@ -47,9 +47,7 @@ class Measurer:
         """Metrics [K, M] on some of ``study.measured``; what the ledger knows is not evaluated again."""
         return self.measure_with_noise(coefficients_KN, measured)[0]
 
-    def measure_with_noise(
-        self, coefficients_KN: np.ndarray, measured: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def measure_with_noise(self, coefficients_KN: np.ndarray, measured: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """As `measure`, with the metrics' standard errors [K, M], NaN where unknown."""
         study = self._study
         keys = [[study.evaluation_key(c, m) for m in measured] for c in coefficients_KN]

@@ -24,7 +24,7 @@ class Node:
         level: 0 for leaves.
         sides: the two nodes that were merged, left and right, by their place in the list; empty for a leaf.
         coefficients: of the sides; of a leaf its own in the merge of all.
-        merge: its record (`mergecore.search.nested_map.NestedMapSearch`); None for a leaf.
+        merge: its record (`mergecore.search.pairs.record`); None for a leaf.
     """
 
     name: str

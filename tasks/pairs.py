@@ -23,7 +23,7 @@ def merge_pair(run: Run, merge: Mapping[str, Any]) -> None:
 
     Args:
         run: in progress.
-        merge: a record of `mergecore.search.nested_map.NestedMapSearch`.
+        merge: a record of `mergecore.search.pairs.record`.
     """
     sides, fits, chosen = side_names(merge), merge["surrogates"], merge["chosen"]
     tasks = [name for side in merge["sides"] for name in side["tasks"]]

@@ -14,7 +14,6 @@ Shape suffixes: K samples, N models, T tasks, P points of a front.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,16 +23,13 @@ from pydantic import Field
 from mergecore.errors import InputError
 from mergecore.fronts.dominance import non_dominated
 from mergecore.registry import did_you_mean
-from mergecore.run_folder import plain
 from mergecore.sampling import sample
 from mergecore.search.base import Front, Objectives, Search, SearchOptions
-from mergecore.surrogates import QuadraticFit, fit_quadratic
+from mergecore.search.pairs import Goals, Group, Merge, Pair, merge_pair, pair_front, record
+from mergecore.surrogates import QuadraticFit
 
 if TYPE_CHECKING:
     from mergecore.config import FrontConfig
-
-POPULATION, GENERATIONS = 60, 60
-"""Of the fronts on the way, which are two-dimensional."""
 
 
 class NestedMapOptions(SearchOptions):
@@ -53,96 +49,11 @@ class NestedMapOptions(SearchOptions):
     polish_width: float = Field(0.3, gt=0, le=1, description="Sides of its box, as a share of the search's.")
 
 
-@dataclass(frozen=True)
-class Group:
-    """Some of the models, merged.
-
-    Attributes:
-        models: their numbers, in the order of the tree.
-        tasks: indices of the tasks they were fine-tuned for.
-        name: such as ``"(a+d)"``.
-        coefficients_N: of the merge; zero for other models.
-        score: its preference-weighted metric, better is larger; NaN when unknown.
-        metrics_T: mean of its models' metrics on all tasks, better is larger, for clustering; NaN when unknown.
-    """
-
-    models: tuple[int, ...]
-    tasks: tuple[int, ...]
-    name: str
-    coefficients_N: np.ndarray
-    score: float
-    metrics_T: np.ndarray
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two groups to be merged, and the samples of that: [K, 2]."""
-
-    first: Group
-    second: Group
-    samples_K2: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """Of the merge."""
-        return f"({self.first.name}+{self.second.name})"
-
-    @property
-    def tasks(self) -> tuple[int, ...]:
-        """Of both sides."""
-        return self.first.tasks + self.second.tasks
-
-    @property
-    def sides_2N(self) -> np.ndarray:
-        """Coefficients of all models in each side."""
-        return np.stack([self.first.coefficients_N, self.second.coefficients_N])
-
-    def flat(self, coefficients_P2: np.ndarray) -> np.ndarray:
-        """Coefficients of all models, [P, N]."""
-        return coefficients_P2 @ self.sides_2N
-
-
-@dataclass(frozen=True)
-class Merge:
-    """A pair with what its samples said.
-
-    Attributes:
-        pair: what was merged.
-        metrics_KT: of its samples, on its tasks.
-        fits: the surrogates of its tasks.
-        points_P2: front, as coefficients of the two sides.
-        groups_P2: front, as metrics of the two sides.
-        chosen: the point with the best preference-weighted sum.
-    """
-
-    pair: Pair
-    metrics_KT: np.ndarray
-    fits: tuple[QuadraticFit, ...]
-    points_P2: np.ndarray
-    groups_P2: np.ndarray
-    chosen: int
-
-
 class NestedMapSearch(Search):
     """Asks level by level, all pairs of a level at once; what it does follows from what it was told, row by row.
 
     ``prefer`` says what is merged along the way. The front is that of the last pair, or of the polish. ``rounds`` has a
-    record for each pair as soon as its level was told:
-
-    ====================  ==================================================================================
-    ``level``             from 1
-    ``name``              of the merge, such as ``"(a+(b+c))"``
-    ``sides``             for both: ``name``, ``models`` in it, ``tasks``
-    ``samples``           ``coefficients`` of the sides [K, 2], ``metrics`` of the tasks of both sides in order, and
-                          ``groups`` [K, 2], the metrics of the sides
-    ``evaluations``       (coefficients, task) pairs
-    ``surrogates``        task to what was fitted, and how far to trust it
-    ``front``             ``coefficients`` [P, 2] and ``groups`` [P, 2], predicted
-    ``chosen``            row of the front
-    ``coefficients``      of the sides, chosen [2]
-    ``flat``              model to its coefficient in the merge
-    ``unit``              of ``groups``: "metric", "loss" (turned, so that more is better) or "spread" of mixed metrics
-    ====================  ==================================================================================
+    `mergecore.search.pairs.record` for each pair as soon as its level was told.
     """
 
     Options: ClassVar[type[SearchOptions]] = NestedMapOptions
@@ -164,8 +75,8 @@ class NestedMapSearch(Search):
         if min(weights) < 0 or not np.isfinite(weights).all() or not any(weights):
             raise InputError("search.prefer must be weights from 0, not all of them zero.")
         # a group of unwanted tasks has a metric too
-        self._weight_T = np.maximum(np.array(weights) / sum(weights), 1e-9)
-        self._sign_T = np.where(objectives.maximise, 1.0, -1.0)
+        weight_T = np.maximum(np.array(weights) / sum(weights), 1e-9)
+        self.goals = Goals(objectives, weight_T, self.bounds, self.options.seed)
         self._tree = _Tree(self)
 
     @property
@@ -207,7 +118,7 @@ class NestedMapSearch(Search):
             return self._tree.polish.front(self, options)
         last = self._tree.last
         points_P2, _ = pair_front(
-            self, last.pair, last.fits, population=options.population, generations=options.generations
+            self.goals, last.pair, last.fits, population=options.population, generations=options.generations
         )
         order = np.argsort(last.pair.tasks)
         predicted_PT = np.stack([fit.surrogate.predict(points_P2) for fit in last.fits], axis=1)[:, order]
@@ -223,63 +134,6 @@ class NestedMapSearch(Search):
         return [
             f"A polish by {polish} samples for a quadratic with {parameters} parameters: it may be worse than none."
         ]
-
-    def gains(self, metrics_KT: np.ndarray, tasks: tuple[int, ...]) -> np.ndarray:
-        """Metrics of some tasks, [K, len(tasks)], turned so that more is better."""
-        return metrics_KT * self._sign_T[list(tasks)]
-
-    def weights(self, tasks: tuple[int, ...]) -> np.ndarray:
-        """Of some tasks; those of all sum to 1."""
-        return self._weight_T[list(tasks)]
-
-    def fit(
-        self, coefficients_KM: np.ndarray, metrics_KT: np.ndarray, tasks: Sequence[int]
-    ) -> tuple[QuadraticFit, ...]:
-        """A surrogate for each of some tasks, whose metrics are [K, len(tasks)]."""
-        lower, upper = self.objectives.lower, self.objectives.upper
-        return tuple(
-            fit_quadratic(coefficients_KM, metrics_K, lower=lower[t], upper=upper[t])
-            for t, metrics_K in zip(tasks, metrics_KT.T, strict=True)
-        )
-
-
-def pair_front(
-    search: NestedMapSearch, pair: Pair, fits: tuple[QuadraticFit, ...], *, population: int, generations: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The front of a pair's two group metrics on the surrogates of its tasks: [P, 2] coefficients, [P, 2] metrics."""
-    from mergecore.fronts.optimise import optimise_front  # pymoo takes a second to import
-
-    def groups(points_P2: np.ndarray) -> np.ndarray:
-        metrics_PT = np.stack([fit.surrogate.predict(points_P2) for fit in fits], axis=1)
-        return group_metrics(search, pair, fits, metrics_PT)
-
-    return optimise_front(
-        groups,
-        box=[search.bounds] * 2,
-        maximise=(True, True),
-        population=population,
-        generations=generations,
-        seed=search.options.seed,
-    )
-
-
-def group_metrics(
-    search: NestedMapSearch, pair: Pair, fits: tuple[QuadraticFit, ...], metrics_KT: np.ndarray
-) -> np.ndarray:
-    """Of a pair's two sides, [K, 2], better is larger: means of each side's metrics, weighted by preference.
-
-    Where metrics are of different kinds, each is measured by its spread over the pair's samples.
-    """
-    ends = len(pair.first.tasks)
-    spread = 1.0 if _alike(search, pair.tasks) else np.array([float(np.std(fit.observed)) or 1.0 for fit in fits])
-    gains_KT, weights_T = search.gains(metrics_KT, pair.tasks) / spread, search.weights(pair.tasks)
-    sides = slice(0, ends), slice(ends, None)
-    return np.stack([gains_KT[:, side] @ weights_T[side] / weights_T[side].sum() for side in sides], axis=1)
-
-
-def _alike(search: NestedMapSearch, tasks: tuple[int, ...]) -> bool:
-    goals = search.objectives
-    return len({(goals.lower[t], goals.upper[t], goals.maximise[t]) for t in tasks}) == 1
 
 
 @dataclass(frozen=True)
@@ -356,17 +210,17 @@ class _Tree:
         search, merged, start = self._search, [], 0
         for pair in self._pairs:
             stop = start + len(pair.samples_K2)
-            merge = _merge(search, pair, metrics_KT[start:stop, list(pair.tasks)])
+            merge = merge_pair(search.goals, pair, metrics_KT[start:stop, list(pair.tasks)])
             merged.append(self._group(merge))
             self._merges.append(merge)
-            search.rounds.append(_record(search, merge, self._level + 1))
+            search.rounds.append(record(search.goals, merge, self._level + 1))
             start = stop
         paired = {id(group) for pair in self._pairs for group in (pair.first, pair.second)}
         self._groups = [group for group in self._groups if id(group) not in paired] + merged
 
     def _group(self, merge: Merge) -> Group:
         pair, point = merge.pair, slice(merge.chosen, merge.chosen + 1)
-        shares = np.array([self._search.weights(side.tasks).sum() for side in (pair.first, pair.second)])
+        shares = np.array([self._search.goals.weights(side.tasks).sum() for side in (pair.first, pair.second)])
         return Group(
             models=pair.first.models + pair.second.models,
             tasks=pair.tasks,
@@ -409,10 +263,10 @@ class _Tree:
         tasks = tuple(t for t, owner in enumerate(goals.owners) if owner == n)
         known_T = np.full(len(goals.names), np.nan)
         if metrics_T is not None:
-            known_T = search.gains(metrics_T, tuple(range(len(metrics_T))))
-        weights = search.weights(tasks)
+            known_T = search.goals.gains(metrics_T, tuple(range(len(metrics_T))))
+        weights = search.goals.weights(tasks)
         score = float(known_T[list(tasks)] @ weights / weights.sum())
-        return Group((n,), tasks, goals.models[n] if goals.models else str(n), np.eye(search.models)[n], score, known_T)
+        return Group((n,), tasks, search.goals.names([n])[0], np.eye(search.models)[n], score, known_T)
 
 
 @dataclass
@@ -460,7 +314,9 @@ class _Polish:
         """Take in the metrics of the samples."""
         coefficients_KM, known_KT = self.known
         tasks = range(len(search.objectives.names))
-        self.fits = search.fit(np.vstack([coefficients_KM, self.samples_KM]), np.vstack([known_KT, metrics_KT]), tasks)
+        self.fits = search.goals.fit(
+            np.vstack([coefficients_KM, self.samples_KM]), np.vstack([known_KT, metrics_KT]), tasks
+        )
 
     def front(self, search: NestedMapSearch, options: FrontConfig) -> Front:
         """The front in its box."""
@@ -480,14 +336,6 @@ class _Polish:
         return Front(self.flat(points_PM), predicted_PT, np.full_like(predicted_PT, np.nan), fits)
 
 
-def _merge(search: NestedMapSearch, pair: Pair, metrics_KT: np.ndarray) -> Merge:
-    """MAP in two coefficients."""
-    fits = search.fit(pair.samples_K2, metrics_KT, pair.tasks)
-    points_P2, groups_P2 = pair_front(search, pair, fits, population=POPULATION, generations=GENERATIONS)
-    shares = [search.weights(side.tasks).sum() for side in (pair.first, pair.second)]
-    return Merge(pair, metrics_KT, fits, points_P2, groups_P2, int((groups_P2 @ shares).argmax()))
-
-
 def _tasks_of_levels(sizes: list[int], order: str) -> int:
     """Tasks that each sample is measured on, all levels together, by the groups' numbers of tasks; at most."""
     found, smallest = 0, min(sizes)
@@ -497,37 +345,3 @@ def _tasks_of_levels(sizes: list[int], order: str) -> int:
         paired = sizes[: len(sizes) - len(aside)]
         sizes = aside + [i + j for i, j in zip(paired[::2], paired[1::2], strict=True)]
     return found
-
-
-def _record(search: NestedMapSearch, merge: Merge, level: int) -> dict[str, Any]:
-    """What a pair found, as JSON values."""
-    goals, pair, names = search.objectives, merge.pair, _model_names(search)
-    sampled_K2 = group_metrics(search, pair, merge.fits, merge.metrics_KT)
-    flat_N = pair.flat(merge.points_P2)[merge.chosen]
-    alike, up = _alike(search, pair.tasks), goals.maximise[pair.tasks[0]]
-    found = {
-        "level": level,
-        "name": pair.name,
-        "sides": [
-            {
-                "name": side.name,
-                "models": [names[n] for n in side.models],
-                "tasks": [goals.names[t] for t in side.tasks],
-            }
-            for side in (pair.first, pair.second)
-        ],
-        "samples": {"coefficients": pair.samples_K2, "metrics": merge.metrics_KT, "groups": sampled_K2},
-        "evaluations": len(pair.samples_K2) * len(pair.tasks),
-        "surrogates": {goals.names[t]: fit.to_dict() for t, fit in zip(pair.tasks, merge.fits, strict=True)},
-        "front": {"coefficients": merge.points_P2, "groups": merge.groups_P2},
-        "chosen": merge.chosen,
-        "coefficients": merge.points_P2[merge.chosen],
-        "flat": {names[n]: flat_N[n] for n in sorted(pair.first.models + pair.second.models)},
-        "unit": ("metric" if up else "loss") if alike else "spread",
-    }
-    record: dict[str, Any] = plain(found, finite=True)
-    return record
-
-
-def _model_names(search: NestedMapSearch) -> Sequence[str]:
-    return search.objectives.models or [str(n) for n in range(search.models)]

@@ -84,7 +84,7 @@ def nested_record(models: Sequence[str] = ("m", "n"), *, order: str = "given", m
     cls = SEARCHES.get("nested_map")
     search = cls(cls.Options(order=order, samples=8), models=N, objectives=goals)
     pull_NN = np.eye(N) - 0.5 * np.roll(np.eye(N), 1, axis=1)
-    with patch("mergecore.search.nested_map.POPULATION", 12), patch("mergecore.search.nested_map.GENERATIONS", 3):
+    with patch("mergecore.search.pairs.POPULATION", 12), patch("mergecore.search.pairs.GENERATIONS", 3):
         while len(asked := search.ask()):
             gains = 1 / (1 + np.exp(asked**2 - 2 * asked @ pull_NN))
             search.tell(asked, gains if maximise else 1 - gains)

@@ -70,8 +70,8 @@ def drive(search: NestedMapSearch, steps: int | None = None) -> tuple[int, set[t
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Poor fronts on the way, where it does not matter which points are chosen."""
-    monkeypatch.setattr("mergecore.search.nested_map.POPULATION", 8)
-    monkeypatch.setattr("mergecore.search.nested_map.GENERATIONS", 2)
+    monkeypatch.setattr("mergecore.search.pairs.POPULATION", 8)
+    monkeypatch.setattr("mergecore.search.pairs.GENERATIONS", 2)
 
 
 @pytest.mark.usefixtures("hasty")

@@ -249,7 +249,7 @@ def ending(spent: Mapping[str, Any]) -> str:
     """Why the search ended, by the entry ``spent`` of a summary."""
     if spent["ended"] == ALL_SAMPLES:
         return "took all its samples"
-    return f"ended by {spent['ended']}" if spent["ended"] in (PAIRS, MINUTES) else f"stopped: {spent['ended']}"
+    return f"ended by {spent['ended']}" if spent["ended"] in (PAIRS, MINUTES) else f"stopped with {spent['ended']}"
 
 
 def spent_sentence(spent: Mapping[str, Any]) -> str:

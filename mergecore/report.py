@@ -145,7 +145,7 @@ def _figures(record: RunRecord) -> dict[str, Any]:
         "pairs": counted.get("pairs", metrics_KT.size),
         "known": counted.get("known_pairs", 0),
         "failed": counted.get("failed", int((~np.isfinite(metrics_KT)).sum())),
-        "ended": f"the search {ending(spent)}" if (spent := _mapping(summary.get("spent"))) else "",
+        "ended": f"the search {ending(spent).partition(':')[0]}" if (spent := _mapping(summary.get("spent"))) else "",
         "seconds": timings.get("total", sum(stages.values()) if stages else None),
         "longestStage": max(stages.items(), key=lambda item: item[1]) if stages else None,
         "hypervolume": volumes.get("real" if measured else "predicted"),

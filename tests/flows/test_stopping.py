@@ -33,7 +33,7 @@ def test_plain_map_takes_its_samples_in_rounds_and_stops(counted: CountedStudy, 
     assert taken % 6 == 0
     assert sum(counted.calls.values()) == len(counted.calls) == 2 * taken
     assert stopped.summary["spent"]["ended"].startswith(NOT_FOUND)
-    assert "nothing more to find" in (tmp_path / "stopped" / "report.html").read_text()
+    assert "the search stopped with nothing more to find" in (tmp_path / "stopped" / "report.html").read_text()
     whole = run(counted.config, tmp_path / "whole", search=search)
     assert np.array_equal(whole.evaluated_coefficients()[:taken], stopped.evaluated_coefficients())
     rounds = stopped.summary["convergence"]

@@ -200,7 +200,7 @@ class _Tree:
             wanted = [[t in pair.tasks for t in range(T)] for pair in self._pairs for _ in pair.samples_K2]
             return _Asked(samples, np.array(wanted), f"level {self._level + 1}")
         if search.options.polish and self._polish is None:
-            self._polish = _Polish.around(self._merges[-1], search)
+            self._polish = _Polish.around(self._merges[-1], search, self._used)
             samples = self._polish.flat(self._polish.samples_KM)
             return _Asked(samples, np.ones((len(samples), T), dtype=bool), "polish")
         return _Asked(np.empty((0, search.models)), np.empty((0, T), dtype=bool), "")
@@ -277,7 +277,8 @@ class _Polish:
         directions_MN: unit vectors for models, both sides for groups.
         box_M2: of the coefficients of the directions.
         samples_KM: what is evaluated.
-        known: coefficients [K, M] with metrics [K, T] of all tasks that are known along the directions.
+        known: coefficients [K, M] along the directions and metrics [K, T] from before; NaN where not measured. Along
+            models that is everything that was told, along groups the last pair's samples.
         fits: surrogates of all tasks, once it was told.
     """
 
@@ -288,9 +289,9 @@ class _Polish:
     fits: tuple[QuadraticFit, ...] = ()
 
     @classmethod
-    def around(cls, merge: Merge, search: NestedMapSearch) -> _Polish:
-        """In a box that is as near to the merge as the search's box allows."""
-        options, pair, T = search.options, merge.pair, len(search.objectives.names)
+    def around(cls, merge: Merge, search: NestedMapSearch, told: int) -> _Polish:
+        """In a box that is as near to the merge as the search's box allows; so many rows were told before."""
+        options, pair = search.options, merge.pair
         if options.polish_along == "groups":
             directions_MN, limits_M2 = pair.sides_2N, np.array([search.bounds] * 2)
             centre_M = merge.points_P2[merge.chosen]
@@ -298,7 +299,7 @@ class _Polish:
         else:
             directions_MN, limits_M2 = np.eye(search.models), search.box_N2
             centre_M = pair.flat(merge.points_P2)[merge.chosen]
-            known = np.empty((0, search.models)), np.empty((0, T))
+            known = search.coefficients_KN[:told], search.metrics_KT[:told]
         low_M, high_M = limits_M2.T
         half_M = 0.5 * options.polish_width * (high_M - low_M)
         centre_M = np.clip(centre_M, low_M + half_M, high_M - half_M)
@@ -312,11 +313,13 @@ class _Polish:
 
     def fit(self, search: NestedMapSearch, metrics_KT: np.ndarray) -> None:
         """Take in the metrics of the samples."""
-        coefficients_KM, known_KT = self.known
-        tasks = range(len(search.objectives.names))
-        self.fits = search.goals.fit(
-            np.vstack([coefficients_KM, self.samples_KM]), np.vstack([known_KT, metrics_KT]), tasks
-        )
+        known_KM, known_KT = self.known
+        fits: list[QuadraticFit] = []
+        for t, metrics_K in enumerate(metrics_KT.T):
+            measured = np.isfinite(known_KT[:, t])
+            coefficients_KM = np.vstack([known_KM[measured], self.samples_KM])
+            fits += search.goals.fit(coefficients_KM, np.append(known_KT[measured, t], metrics_K)[:, None], [t])
+        self.fits = tuple(fits)
 
     def front(self, search: NestedMapSearch, options: FrontConfig) -> Front:
         """The front in its box."""

@@ -200,6 +200,26 @@ def test_a_polish_along_groups_stays_in_their_plane() -> None:
     np.testing.assert_allclose(front.predicted_PT, measure(front.coefficients_PN), atol=0.002)
 
 
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("along", ["models", "groups"])
+def test_a_polish_is_the_same_after_a_kill(along: str) -> None:
+    whole = make_and_drive(4, polish=15, polish_along=along)
+    continued = make(4, order="given", polish=15, polish_along=along)
+    continued.restore(json.loads(json.dumps(whole.state())))
+    one, two = (search.front(SMALL) for search in (whole, continued))
+    assert np.array_equal(one.coefficients_PN, two.coefficients_PN)
+    assert np.array_equal(one.predicted_PT, two.predicted_PT)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_polish_along_models_knows_what_was_told_before() -> None:
+    search = make_and_drive(4, polish=15)
+    fits = search.front(SMALL).fits
+    # each task was measured in one pair of the first level, in the last pair, and in the polish
+    assert [fit.used for fit in fits] == [20 + 20 + 15] * 4
+    assert [fit.excluded for fit in fits] == [0] * 4
+
+
 @pytest.mark.parametrize(
     ("options", "warned"),
     [

@@ -57,7 +57,7 @@ surrogates. The reference of a pair is the non-dominated part of {GRID} Sobol ca
 *difference*: its mean ± standard error.
 
 Finding: at equal numbers of points, adaptive rounds and one go do not differ here, in GD or IGD, with either \
-acquisition. The fronts are at the level of noise already: a GD of 0.004 of {POINTS} points is a mean distance of about \
+acquisition. Fronts are at the level of noise already: a GD of 0.004 of {POINTS} points is a mean distance of about \
 0.017; one evaluation has a standard error of 0.012, and the reference has the best of that. Nine uniform points \
 determine the six parameters of a surrogate well enough (R² 0.989 with 30, digits_fronts.md), so where the last three \
 lie hardly matters. What rounds pay for is a front of evaluated points (sample_efficiency.md): there the paper's bins, \

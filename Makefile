@@ -21,6 +21,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 benchmarks: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[benchmarks]"
 	$(BIN)/python -m benchmarks
 
 $(VENV)/.created:

@@ -3,6 +3,9 @@
 Each merge of two is a MAP of its own in two coefficients, measured only on the tasks of its two sides. A merged model
 is a linear combination of the models in it, so that everything stays one vector of N coefficients.
 
+A transform changes the task vectors of all models once, before the first pair, so every merge on the way is linear and
+no model on the way is ever written. Merges that are not linear make one column of all models and have no tree.
+
 With K samples a pair, a level that merges models of S tasks in all costs K · S (coefficients, task) evaluations. With
 one task a model that is K · N · log2(N) in all where N is a power of two. Where a level has an odd group, one passes it
 for nothing, and is the first to be paired on the next in the given order: N = 3, 5, 6, 7, 9 cost 5, 12, 16, 20, 29

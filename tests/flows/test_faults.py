@@ -108,6 +108,7 @@ def test_kill_9_again_and_again(tmp_path: Path, seed: int) -> None:
     check_same_front(tmp_path / "out1", tmp_path / "out2")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(580)
 def test_kill_9_in_the_middle_of_a_round(tmp_path: Path) -> None:
     """Bayesian MAP: what a round proposes follows from what was told, so a continued run proposes the same."""

@@ -161,6 +161,7 @@ def test_pick_exports_a_point_of_the_front(eight: Any, tmp_path: Path, monkeypat
     torch.testing.assert_close(found, merged, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(580)
 def test_kill_9_in_the_middle_of_a_level(tmp_path: Path) -> None:
     study = study_of(tmp_path / "study", 4, sleep=0.05)

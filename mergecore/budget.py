@@ -210,14 +210,14 @@ def check_budget(budget: BudgetConfig, search: Search, share_T: np.ndarray) -> N
             f"search.method {method} takes just its own samples, so budget.stop is not for it.",
             "Leave it out, or set search.samples lower.",
         )
-    if budget.share < 1 and getattr(search.options, "focus", None) is not None:
-        raise InputError(
-            "search.focus measures some tasks alone, which budget.share cannot do.", "Leave one of them out."
-        )
     if budget.share < 1 and not search.takes_estimates:
         raise InputError(
             f"search.method {method} needs every metric on all data, so budget.share is not for it.",
             "Leave it out, or search by 'map' or 'bayesian_map'.",
+        )
+    if budget.share < 1 and search.wants_some:
+        raise InputError(
+            "search.focus measures some tasks alone, which budget.share cannot do.", "Leave one of them out."
         )
     vectors, _ = affordable(budget, search, share_T)
     if budget.pairs is None or vectors == search.budget:

@@ -45,6 +45,7 @@ class Measured:
         head: the model whose head measures it; None when every tensor is merged.
         key: content of data, evaluator, network and head.
         examples: number of examples of one evaluation; 0 when unknown.
+        rows: number of rows that were drawn from the dataset; 0 when its limit bounds nothing.
     """
 
     task: TaskConfig
@@ -54,6 +55,7 @@ class Measured:
     head: str | None = None
     key: str = ""
     examples: int = 0
+    rows: int = 0
     part: bool = False
 
     def evaluator(self) -> Evaluator:
@@ -359,7 +361,7 @@ def _measured(
     evaluator.check(base)
     content = [evaluator.key, facts, stored.digest if stored is not None else None]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return replace(item, key=key, examples=evaluator.examples)
+    return replace(item, key=key, examples=evaluator.examples, rows=evaluator.rows)
 
 
 def _part(config: StudyConfig, home: Path, base: Checkpoint, heads: dict[str, StoredHead], whole: Measured) -> Measured:
@@ -368,7 +370,7 @@ def _part(config: StudyConfig, home: Path, base: Checkpoint, heads: dict[str, St
     Raises:
         InputError: the task has no rows to draw from, or no fewer than all.
     """
-    rows = whole.evaluator().rows if whole.dataset is not None else 0
+    rows = whole.rows if whole.dataset is not None else 0
     limit = math.ceil(config.budget.share * rows)
     if whole.dataset is not None and 0 < limit < rows:
         dataset = whole.dataset.model_copy(update={"limit": limit})

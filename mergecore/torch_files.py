@@ -202,6 +202,7 @@ def _entries(data: Buffer, path: Path) -> dict[str, tuple[int, int]]:
                 if start < 0 or start + entry.file_size > len(data):
                     raise ValueError("an entry reaches beyond the end")
                 found[entry.filename] = (start, start + entry.file_size)
+    # zipfile calls versions that it does not know not implemented
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
         raise damaged(str(path), error) from None
     return found

@@ -25,6 +25,7 @@ from mergecore.comparison.tables import counts, kind_of_data, measured, points_t
 from mergecore.contenders.base import Contender
 from mergecore.errors import InputError, NumericalError
 from mergecore.figures import methods_figure
+from mergecore.fronts.indicators import worst_metrics
 from mergecore.fronts.spread import spread_points
 from mergecore.run_folder import TaskInfo
 from mergecore.search import Front
@@ -90,7 +91,7 @@ def enter_heat(run: Run, comparison: Comparison, count: int) -> Heat:
             gains_NT = found.metrics_KM * sign_T
             best_T = np.nanmax(gains_NT, axis=0)
             own = [best_T[t] if n is None else gains_NT[n, t] for t, n in enumerate(config.owners)]
-            comparison.worst[count, kind] = np.nanmin(gains_NT, axis=0) * sign_T
+            comparison.worst[count, kind] = worst_metrics(found.metrics_KM, maximise=plain.study.objectives.maximise)
             comparison.own[count, kind] = np.array(own) * sign_T
     return heat
 

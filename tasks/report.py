@@ -13,9 +13,9 @@ from prefect.cache_policies import NO_CACHE
 
 from mergecore.budget import Tally
 from mergecore.figures import front_figure
-from mergecore.fronts.diagnose import diagnose
+from mergecore.fronts.diagnose import diagnose, typical_noise
 from mergecore.fronts.dominance import non_dominated
-from mergecore.fronts.indicators import hypervolume
+from mergecore.fronts.indicators import hypervolume, worst_metrics
 from mergecore.run_folder import RunRecord, TaskInfo, write_run
 from mergecore.search import Front, Search
 from mergecore.study import Study, shares, versions
@@ -58,8 +58,7 @@ def build_record(
     """Tables and figures of the run."""
     study, goals = run.study, run.study.objectives
     samples_KT = search.metrics_KT
-    noise = np.concatenate([found.noise_KM[~found.estimated_K] for found in rounds])
-    noise_T = np.array([float(np.nanmedian(column)) if np.isfinite(column).any() else np.nan for column in noise.T])
+    noise_T = typical_noise(np.concatenate([found.noise_KM[~found.estimated_K] for found in rounds]))
     best_PT = np.where(np.isfinite(front.real_PT), front.real_PT, front.predicted_PT)
     diagnosis = diagnose(
         samples_KT, best_PT, maximise=goals.maximise, noise_T=noise_T, names=goals.names, seed=study.config.search.seed
@@ -177,8 +176,7 @@ def _volumes(run: Run, search: Search, front: Front, rounds: list[Evaluations]) 
     source = "worst of the single-task models on each task"
     if not np.isfinite(usable).any(axis=0).all():
         usable, source = search.metrics_KT, "worst of the samples on each task"
-    sign = np.where(goals.maximise, 1.0, -1.0)
-    reference = np.nanmin(usable * sign, axis=0) * sign
+    reference = worst_metrics(usable, maximise=goals.maximise)
 
     def volume(metrics: np.ndarray) -> float | None:
         rows = metrics[np.isfinite(metrics).all(axis=1)]

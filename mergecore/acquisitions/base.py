@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mergecore.surrogates import QuadraticFit
 
 
+MOST_OBJECTIVES = 4
+"""Whose expected hypervolume is computed exactly; past them it is dear."""
+
+
 @dataclass(frozen=True)
 class Known:
     """What an acquisition knows.

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
+from scipy.spatial.distance import cdist
 
 from mergecore.acquisitions.base import Acquisition, Known
 from mergecore.fronts.optimise import optimise_front
+from mergecore.fronts.spread import farthest_first
 from mergecore.options import PluginOptions
 
 
@@ -41,17 +43,8 @@ class FrontPoints(Acquisition):
         )
         taken_KN = np.concatenate([known.coefficients_KN, known.pending_QN])
         low_N, high_N = known.box_N2.T
-
-        def distances(from_PN: np.ndarray, to_KN: np.ndarray) -> np.ndarray:
-            gaps = (from_PN[:, None] - to_KN[None]) / (high_N - low_N)
-            return np.asarray(np.linalg.norm(gaps, axis=2).min(axis=1))
-
-        nearest_P = distances(points_PN, taken_KN)
-        chosen: list[int] = []
-        for _ in range(min(count, len(points_PN))):
-            chosen.append(int(nearest_P.argmax()))
-            nearest_P = np.minimum(nearest_P, distances(points_PN, points_PN[chosen[-1:]]))
-        found = points_PN[chosen]
+        nearest_P = cdist(points_PN / (high_N - low_N), taken_KN / (high_N - low_N), "sqeuclidean").min(axis=1)
+        found = points_PN[farthest_first(points_PN / (high_N - low_N), nearest_P, count)]
         if len(found) < count:  # a front of few points: the rest of the batch is drawn around it
             rng = np.random.default_rng(seed)
             around = points_PN[rng.integers(len(points_PN), size=count - len(found))]

@@ -20,15 +20,13 @@ from botorch.optim.optimize import optimize_acqf, optimize_acqf_list
 from botorch.sampling import SobolQMCNormalSampler
 from pydantic import Field
 
-from mergecore.acquisitions.base import Acquisition, Known
+from mergecore.acquisitions.base import MOST_OBJECTIVES, Acquisition, Known
 from mergecore.acquisitions.front import FrontPoints
 from mergecore.errors import NumericalError
 from mergecore.options import PluginOptions
 from mergecore.surrogates.gaussian_process import CorrectedSurrogates, to_unit
 from mergecore.surrogates.least_squares import parameter_count
 
-MOST_OBJECTIVES = 4
-"""For exact hypervolumes."""
 VERIFY = {2: 3}
 """By objectives: along a line improvement settles on parts of it, on surfaces it has enough to find."""
 STEPS = 60

@@ -15,6 +15,7 @@ from mergecore.fronts.indicators import (
     igd_plus,
     inverted_generational_distance,
     win_rate,
+    worst_metrics,
 )
 from mergecore.run_folder import RunRecord
 
@@ -63,8 +64,7 @@ def compare_runs(records: Sequence[RunRecord], *, seed: int = 0) -> pd.DataFrame
         fronts = [(metrics[np.isfinite(metrics).all(axis=1)], label) for metrics, label in fronts]
     together = np.concatenate([metrics for metrics, _ in fronts])
     best = together[non_dominated(together, maximise=maximise)]
-    sign = np.where(maximise, 1.0, -1.0)
-    reference = (together * sign).min(axis=0) * sign
+    reference = worst_metrics(together, maximise=maximise)
     rows = []
     for i, (record, (metrics, label)) in enumerate(zip(records, fronts, strict=True)):
         others = np.concatenate([other for j, (other, _) in enumerate(fronts) if j != i])

@@ -140,6 +140,11 @@ def diagnose(
     )
 
 
+def typical_noise(noise_KT: np.ndarray) -> np.ndarray:
+    """The median standard error of an evaluation of each task, [T]; NaN where none is known."""
+    return np.array([float(np.nanmedian(n_K)) if np.isfinite(n_K).any() else np.nan for n_K in noise_KT.T])
+
+
 def _correlation(samples_KT: np.ndarray) -> np.ndarray:
     varies_T = np.ptp(samples_KT, axis=0) > 0 if len(samples_KT) else np.zeros(samples_KT.shape[1], dtype=bool)
     # the mean of equal values may differ from them in the last bit

@@ -60,6 +60,16 @@ def hypervolume(
     return float(moocore.hv_approx(costs_PT, ref=reference[0], nsamples=2**17, method="Rphi-FWE+"))
 
 
+def worst_metrics(metrics_PT: ArrayLike, *, maximise: Sequence[bool]) -> np.ndarray:
+    """The worst value of each objective among the points, [T]: a reference point. NaN is left out.
+
+    >>> worst_metrics([[1.0, 0.5], [0.5, 1.0]], maximise=[True, False]).tolist()
+    [0.5, 1.0]
+    """
+    sign_T = np.where(maximise, 1.0, -1.0)
+    return np.asarray(np.nanmin(np.asarray(metrics_PT, dtype=np.float64) * sign_T, axis=0) * sign_T)
+
+
 def generational_distance(metrics_PT: ArrayLike, reference_QT: ArrayLike) -> float:
     """GD = (Σ_p d(p, reference)²)^½ / P (Van Veldhuizen, 1999; the form of MAP, Section D.2); less is better.
 

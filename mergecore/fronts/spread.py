@@ -1,4 +1,4 @@
-"""Choose a few points that stand for a whole front. Shape suffixes: P points, T objectives."""
+"""Choose a few points that stand for a whole front. Shape suffixes: P points, T objectives, D dimensions."""
 
 from __future__ import annotations
 
@@ -32,8 +32,25 @@ def spread_points(metrics_PT: np.ndarray, count: int, *, maximise: Sequence[bool
     first = [int(scaled[:, t].argmin()) for t in range(scaled.shape[1])]
     chosen = list(dict.fromkeys([*first, int((scaled**2).sum(axis=1).argmin())]))[:count]
     nearest = np.min([((scaled - scaled[i]) ** 2).sum(axis=1) for i in chosen], axis=0)
-    while len(chosen) < min(count, len(usable)):
-        candidate = int(np.where(np.isin(np.arange(len(usable)), chosen), -1.0, nearest).argmax())
-        chosen.append(candidate)
-        nearest = np.minimum(nearest, ((scaled - scaled[candidate]) ** 2).sum(axis=1))
-    return usable[np.array(chosen)]
+    return usable[farthest_first(scaled, nearest, count, chosen=chosen)]
+
+
+def farthest_first(
+    points_PD: np.ndarray, nearest_P: np.ndarray, count: int, *, chosen: Sequence[int] = ()
+) -> np.ndarray:
+    """Greedy max-min (Gonzalez 1985): each further point is the one farthest from all that are there already.
+
+    Args:
+        points_PD: in units in which distances mean something.
+        nearest_P: squared distance of each to the nearest of what is there already, ``chosen`` included.
+        count: how many points in all; no more than P.
+        chosen: the first ones.
+
+    Returns:
+        Indices in order of choice, each once.
+    """
+    found = list(chosen)
+    while len(found) < min(count, len(points_PD)):
+        found.append(int(np.where(np.isin(np.arange(len(points_PD)), found), -1.0, nearest_P).argmax()))
+        nearest_P = np.minimum(nearest_P, ((points_PD - points_PD[found[-1]]) ** 2).sum(axis=1))
+    return np.array(found, dtype=np.intp)

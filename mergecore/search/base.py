@@ -140,6 +140,11 @@ class Search(ABC):
         """Coefficient vectors without which there is no front."""
         return 1
 
+    @property
+    def wants_some(self) -> bool:
+        """Whether it may want only some of the metrics of what it asks for."""
+        return False
+
     @abstractmethod
     def ask(self) -> np.ndarray:
         """The next coefficient vectors [k, N]; empty [0, N] when the method is done."""

@@ -9,17 +9,15 @@ from pydantic import Field, model_validator
 
 from mergecore.acquisitions import ACQUISITIONS
 from mergecore.acquisitions.angular_bins import AngularBins
-from mergecore.acquisitions.base import Acquisition, Known
+from mergecore.acquisitions.base import MOST_OBJECTIVES, Acquisition, Known
 from mergecore.errors import InputError
 from mergecore.options import read_options
 from mergecore.sampling import sample
 from mergecore.search.base import SearchOptions
 from mergecore.search.map import MapSearch
+from mergecore.search.sampled import without
 from mergecore.section import known as known_name
 from mergecore.surrogates import QuadraticFit
-
-MOST_EXACT = 4
-"""Objectives whose expected hypervolume is computed exactly; past them it is dear, and loses to the front's points."""
 
 
 class BayesianMapOptions(SearchOptions):
@@ -54,7 +52,7 @@ class BayesianMapOptions(SearchOptions):
 
     def make_acquisition(self, objectives: int) -> Acquisition:
         """The acquisition with its options, for so many objectives."""
-        by_number = "hypervolume" if objectives <= MOST_EXACT else "front"
+        by_number = "hypervolume" if objectives <= MOST_OBJECTIVES else "front"
         name = by_number if self.acquisition == "auto" else self.acquisition
         cls, owner = ACQUISITIONS.get(name), f"The acquisition {name!r}"
         options = read_options(cls.Options, self.acquisition_options, owner=owner, where="search.acquisition_options")
@@ -83,6 +81,11 @@ class BayesianMapSearch(MapSearch):
         wanted = self.options.initial or max(6, 2 * (self.models + 1))
         return min(wanted, self.options.samples or wanted)
 
+    @property
+    def wants_some(self) -> bool:
+        """Where poor tasks have rounds of their own."""
+        return self.options.focus is not None
+
     def first_box(self) -> np.ndarray:
         """[N, 2]: the box, drawn toward the base where many models are merged, whose coefficients have to be small."""
         low_N, high_N = self.box_N2.T
@@ -106,8 +109,7 @@ class BayesianMapSearch(MapSearch):
             # base and single models are seldom on a front, and few samples have to pay at once
             box_N2, seed = self.first_box(), self.options.seed
             drawn_KN = sample(self.options.sampler, self.initial, box=box_N2, seed=seed, anchors=False)
-            told = {tuple(c) for c in np.concatenate([self.coefficients_KN, pending]).tolist()}
-            return drawn_KN[[tuple(c) not in told for c in drawn_KN.tolist()]][:missing]
+            return without(drawn_KN, np.concatenate([self.coefficients_KN, pending]))[:missing]
         count = min(self.options.batch, self.budget - done - len(pending))
         if count <= 0:
             return np.empty((0, self.models))

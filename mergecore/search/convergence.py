@@ -5,16 +5,15 @@ Shape suffixes: K evaluations, P points of a front, N coefficients, T objectives
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mergecore.budget import StopConfig
 from mergecore.errors import NumericalError
-from mergecore.fronts.diagnose import Diagnosis, diagnose
-from mergecore.fronts.dominance import non_dominated
-from mergecore.fronts.indicators import hypervolume, igd_plus
+from mergecore.fronts.diagnose import Diagnosis, diagnose, typical_noise
+from mergecore.fronts.indicators import hypervolume, igd_plus, worst_metrics
 from mergecore.fronts.spread import spread_points
 from mergecore.search.base import Front, Search
 
@@ -23,8 +22,9 @@ if TYPE_CHECKING:
 
 POINTS = 24
 """Of a round's front that are kept."""
-NOT_FOUND = "nothing more to find"
+NOTHING_MORE = "nothing more to find"
 NO_TRADE_OFF = "no trade-off"
+NUMBERS = ("known", "hypervolume", "improvement", "gap", "noise", "movement")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Round:
             metric's range over everything evaluated; NaN after the first round and where there are no surrogates.
         noise: mean standard error of a metric in the same unit; NaN where unknown.
         movement: mean distance of this front to the one before it (IGD+) in the same unit; NaN after the first.
-        verdict: of `diagnose`.
+        diagnosis: of this round's front.
         coefficients_PN: this round's front.
         metrics_PT: its metrics, predicted where there are surrogates.
         maximise: their directions.
@@ -51,7 +51,7 @@ class Round:
     gap: float
     noise: float
     movement: float
-    verdict: str
+    diagnosis: Diagnosis
     coefficients_PN: np.ndarray
     metrics_PT: np.ndarray
     maximise: tuple[bool, ...]
@@ -63,8 +63,9 @@ class Round:
 
     def numbers(self) -> dict[str, Any]:
         """What is not the front, as JSON values; None for NaN."""
-        values = {name: value for name, value in asdict(self).items() if isinstance(value, (int, float, str))}
-        return {name: None if value != value else value for name, value in values.items()}
+        values = {name: getattr(self, name) for name in NUMBERS}
+        found = {name: None if np.isnan(value) else value for name, value in values.items()}
+        return found | {"verdict": self.diagnosis.verdict}
 
 
 class Convergence:
@@ -83,7 +84,6 @@ class Convergence:
         self._front: Front | None = None
         self._known = 0
         self.rounds: list[Round] = []
-        self._diagnosis: Diagnosis | None = None
 
     def observe(self) -> Round | None:
         """What the round that was told last brought; None when no front can be found yet."""
@@ -94,11 +94,10 @@ class Convergence:
             return None
         told_KT, new = search.metrics_KT, slice(self._known, None)
         whole_KT = told_KT[np.isfinite(told_KT).all(axis=1)]
-        sign_T = np.where(goals.maximise, 1.0, -1.0)
-        span_T = np.ptp(whole_KT, axis=0) if len(whole_KT) else np.ones(len(sign_T))
+        span_T = np.ptp(whole_KT, axis=0) if len(whole_KT) else np.ones(len(goals.names))
         span_T = np.where(span_T > 0, span_T, 1.0)
         metrics_PT = front.predicted_PT if front.fits else front.real_PT
-        volume, earlier = (self._volume(whole_KT, rows, sign_T) for rows in (told_KT, told_KT[: self._known]))
+        volume, improvement = self._volumes(whole_KT)
         gap = movement = np.nan
         if before is not None:
             if before.fits:
@@ -110,18 +109,21 @@ class Convergence:
             movement = igd_plus(earlier_PT / span_T, metrics_PT / span_T, maximise=goals.maximise)
             movement = max(movement, igd_plus(metrics_PT / span_T, earlier_PT / span_T, maximise=goals.maximise))
         noise_KT = search.noise_KT / span_T
-        noise_T = np.array([np.nanmedian(n) if np.isfinite(n).any() else np.nan for n in search.noise_KT.T])
-        self._diagnosis = diagnose(
-            told_KT, metrics_PT, maximise=goals.maximise, noise_T=noise_T, names=goals.names, seed=search.options.seed
-        )
         found = Round(
             known=len(told_KT),
             hypervolume=volume,
-            improvement=1 - earlier / volume if self.rounds and volume > 0 else (0.0 if self.rounds else np.nan),
+            improvement=improvement,
             gap=gap,
             noise=float(np.nanmean(noise_KT)) if np.isfinite(noise_KT).any() else np.nan,
             movement=movement,
-            verdict=self._diagnosis.verdict,
+            diagnosis=diagnose(
+                told_KT,
+                metrics_PT,
+                maximise=goals.maximise,
+                noise_T=typical_noise(search.noise_KT),
+                names=goals.names,
+                seed=search.options.seed,
+            ),
             coefficients_PN=front.coefficients_PN,
             metrics_PT=metrics_PT,
             maximise=goals.maximise,
@@ -133,29 +135,35 @@ class Convergence:
     def enough(self, stop: StopConfig) -> str:
         """Why more evaluations would not change the front, in a sentence; empty while they may."""
         last = self.rounds[1:][-stop.rounds :]  # the first has nothing before it to be compared with
-        if len(last) < stop.rounds or self._diagnosis is None:
+        if len(last) < stop.rounds:
             return ""
         settled = all(
             (np.isnan(r.gap) or r.gap <= max(stop.gap, np.nan_to_num(r.noise))) and r.movement <= self._limit(stop, r)
             for r in last
         )
-        if not settled or np.mean([r.improvement for r in last]) > stop.hypervolume:
+        added = np.mean([r.improvement for r in last])
+        if not settled or added > stop.hypervolume:
             return ""
-        facts = f"the last {stop.rounds} rounds added {np.mean([r.improvement for r in last]):.2%} of hypervolume each"
-        if self._diagnosis.verdict == "trade-off":
-            return f"{NOT_FOUND}: {facts} and moved the front by {max(r.movement for r in last):.1%}"
-        return f"{NO_TRADE_OFF}: {self._diagnosis.sentence.rstrip('.')}"
+        facts, diagnosis = f"the last {stop.rounds} rounds added {added:.2%} of hypervolume each", last[-1].diagnosis
+        if diagnosis.verdict == "trade-off":
+            return f"{NOTHING_MORE}: {facts} and moved the front by {max(r.movement for r in last):.1%}"
+        return f"{NO_TRADE_OFF}: {diagnosis.sentence.rstrip('.')}"
 
     @staticmethod
     def _limit(stop: StopConfig, found: Round) -> float:
         """What counts as no movement: the tolerance, or what noise does to it."""
         return max(stop.front, 0.5 * np.nan_to_num(found.noise))
 
-    def _volume(self, all_KT: np.ndarray, rows_KT: np.ndarray, sign_T: np.ndarray) -> float:
-        rows_KT = rows_KT[np.isfinite(rows_KT).all(axis=1)]
-        if not len(rows_KT):
-            return 0.0
+    def _volumes(self, whole_KT: np.ndarray) -> tuple[float, float]:
+        """Of all that was measured on every task; and the share of it that the last round brought, NaN of the first."""
         goals = self._search.objectives
-        worst_T = (all_KT * sign_T).min(axis=0) * sign_T
-        best_KT = rows_KT[non_dominated(rows_KT, maximise=goals.maximise)]
-        return hypervolume(best_KT, reference_T=worst_T, maximise=goals.maximise)
+        before_KT = self._search.metrics_KT[: self._known]
+        if not len(whole_KT):
+            return 0.0, 0.0 if self.rounds else np.nan
+        reference_T = worst_metrics(whole_KT, maximise=goals.maximise)
+        volume, earlier = (
+            hypervolume(rows_KT, reference_T=reference_T, maximise=goals.maximise) for rows_KT in (whole_KT, before_KT)
+        )
+        if not self.rounds:
+            return volume, np.nan
+        return volume, 1 - earlier / volume if volume > 0 else 0.0

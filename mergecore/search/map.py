@@ -9,6 +9,7 @@ import numpy as np
 from mergecore.search.base import Front, SearchOptions
 from mergecore.search.sampled import SampledOptions, SampledSearch
 from mergecore.surrogates import QuadraticFit, fit_quadratic
+from mergecore.surrogates.least_squares import parameter_count
 
 if TYPE_CHECKING:
     from mergecore.config import FrontConfig
@@ -29,7 +30,7 @@ class MapSearch(SampledSearch):
     @property
     def parameters(self) -> int:
         """p: parameters of one quadratic."""
-        return (self.models + 1) * (self.models + 2) // 2
+        return parameter_count(self.models)
 
     @property
     def fewest(self) -> int:

@@ -28,8 +28,9 @@ from mergecore.fronts.dominance import non_dominated
 from mergecore.registry import did_you_mean
 from mergecore.sampling import sample
 from mergecore.search.base import Front, Objectives, Search, SearchOptions
-from mergecore.search.pairs import Goals, Group, Merge, Pair, merge_pair, pair_front, record
+from mergecore.search.pairs import Goals, Group, Merge, Pair, merge_pair, pair_front, preferred_sums, record
 from mergecore.surrogates import QuadraticFit
+from mergecore.surrogates.least_squares import parameter_count
 
 if TYPE_CHECKING:
     from mergecore.config import FrontConfig
@@ -100,6 +101,11 @@ class NestedMapSearch(Search):
         return singles + self.options.samples * _tasks_of_levels(sizes, order) + self.options.polish * tasks
 
     @property
+    def wants_some(self) -> bool:
+        """Those of the tasks of a pair."""
+        return True
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """Of the coefficients of a pair's two sides: the box that all models have in common."""
         return float(self.box_N2[:, 0].max()), float(self.box_N2[:, 1].min())
@@ -131,7 +137,7 @@ class NestedMapSearch(Search):
 
     def notes(self) -> list[str]:
         """A warning when the polish is under-determined; along groups the last pair's samples count too."""
-        parameters, polish = (self.models + 1) * (self.models + 2) // 2, self.options.polish
+        parameters, polish = parameter_count(self.models), self.options.polish
         if self.options.polish_along == "groups" or not 0 < polish < parameters:
             return []
         return [
@@ -222,14 +228,13 @@ class _Tree:
         self._groups = [group for group in self._groups if id(group) not in paired] + merged
 
     def _group(self, merge: Merge) -> Group:
-        pair, point = merge.pair, slice(merge.chosen, merge.chosen + 1)
-        shares = np.array([self._search.goals.weights(side.tasks).sum() for side in (pair.first, pair.second)])
+        pair, chosen = merge.pair, slice(merge.chosen, merge.chosen + 1)
         return Group(
             models=pair.first.models + pair.second.models,
             tasks=pair.tasks,
             name=pair.name,
-            coefficients_N=pair.flat(merge.points_P2[point])[0],
-            score=float(merge.groups_P2[merge.chosen] @ shares / shares.sum()),
+            coefficients_N=pair.flat(merge.points_P2[chosen])[0],
+            score=float(preferred_sums(self._search.goals, pair, merge.groups_P2[chosen])[0]),
             metrics_T=(pair.first.metrics_T + pair.second.metrics_T) / 2,
         )
 

@@ -137,8 +137,13 @@ def merge_pair(goals: Goals, pair: Pair, metrics_KT: np.ndarray) -> Merge:
     """MAP in two coefficients, from the metrics [K, len(tasks)] of a pair's samples on its tasks."""
     fits = goals.fit(pair.samples_K2, metrics_KT, pair.tasks)
     points_P2, groups_P2 = pair_front(goals, pair, fits, population=POPULATION, generations=GENERATIONS)
-    shares = [goals.weights(side.tasks).sum() for side in (pair.first, pair.second)]
-    return Merge(pair, metrics_KT, fits, points_P2, groups_P2, int((groups_P2 @ shares).argmax()))
+    return Merge(pair, metrics_KT, fits, points_P2, groups_P2, int(preferred_sums(goals, pair, groups_P2).argmax()))
+
+
+def preferred_sums(goals: Goals, pair: Pair, groups_P2: np.ndarray) -> np.ndarray:
+    """The metrics of a pair's sides as means over all their tasks, [P], weighted by preference."""
+    shares_2 = np.array([goals.weights(side.tasks).sum() for side in (pair.first, pair.second)])
+    return np.asarray(groups_P2 @ shares_2 / shares_2.sum())
 
 
 def pair_front(

@@ -44,5 +44,10 @@ class SampledSearch(Search):
         if missing <= 0:
             return np.empty((0, self.models))
         drawn_KN = sample(self.options.sampler, self.budget, box=self.box_N2, seed=self.options.seed)
-        told = {tuple(c) for c in self.coefficients_KN.tolist()}
-        return drawn_KN[[tuple(c) not in told for c in drawn_KN.tolist()]][:missing]
+        return without(drawn_KN, self.coefficients_KN)[:missing]
+
+
+def without(drawn_KN: np.ndarray, told_QN: np.ndarray) -> np.ndarray:
+    """The drawn coefficient vectors that are not, to the last bit, among those told."""
+    told = {tuple(c) for c in told_QN.tolist()}
+    return drawn_KN[[tuple(c) not in told for c in drawn_KN.tolist()]]

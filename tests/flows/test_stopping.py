@@ -12,7 +12,7 @@ from flows import FLOWS
 from mergecore.config import parse_config
 from mergecore.errors import InputError
 from mergecore.run_folder import RunRecord, read_run
-from mergecore.search.convergence import NO_TRADE_OFF, NOT_FOUND
+from mergecore.search.convergence import NO_TRADE_OFF, NOTHING_MORE
 from tests.flows.conftest import CountedStudy
 
 pytestmark = [pytest.mark.usefixtures("prefect_api", "ray_cluster"), pytest.mark.timeout(300)]
@@ -32,7 +32,7 @@ def test_plain_map_takes_its_samples_in_rounds_and_stops(counted: CountedStudy, 
     assert taken < 60
     assert taken % 6 == 0
     assert sum(counted.calls.values()) == len(counted.calls) == 2 * taken
-    assert stopped.summary["spent"]["ended"].startswith(NOT_FOUND)
+    assert stopped.summary["spent"]["ended"].startswith(NOTHING_MORE)
     assert "the search stopped with nothing more to find" in (tmp_path / "stopped" / "report.html").read_text()
     whole = run(counted.config, tmp_path / "whole", search=search)
     assert np.array_equal(whole.evaluated_coefficients()[:taken], stopped.evaluated_coefficients())

@@ -176,3 +176,10 @@ def test_estimates_are_for_surrogates() -> None:
     for method in ("direct", "nested_map"):
         with pytest.raises(InputError, match=f"{method} needs every metric on all data"):
             check_budget(part, make(method), WHOLE)
+
+
+def test_rounds_for_some_tasks_and_a_part_of_the_data_exclude_each_other() -> None:
+    search = make("bayesian_map", focus=0.8)
+    check_budget(BudgetConfig(), search, WHOLE)
+    with pytest.raises(InputError, match=r"search\.focus measures some tasks alone, which budget\.share cannot do"):
+        check_budget(BudgetConfig(share=0.5), search, WHOLE)

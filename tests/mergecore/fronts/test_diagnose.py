@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mergecore.errors import InputError
-from mergecore.fronts.diagnose import Diagnosis, diagnose
+from mergecore.fronts.diagnose import Diagnosis, diagnose, typical_noise
 from mergecore.fronts.dominance import non_dominated
 
 UP = [True, True]
@@ -165,3 +165,8 @@ def test_works_without_samples_and_repeats_to_the_bit() -> None:
 def test_mistakes_are_named(front: object, options: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         diagnose(competing(), front, **({"maximise": UP} | options))
+
+
+def test_typical_noise_is_the_median_of_what_is_known() -> None:
+    noise = np.array([[0.1, np.nan, np.nan], [0.3, 0.5, np.nan], [0.2, np.nan, np.nan]])
+    np.testing.assert_array_equal(typical_noise(noise), [0.2, 0.5, np.nan])

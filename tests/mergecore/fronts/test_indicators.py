@@ -20,6 +20,7 @@ from mergecore.fronts.indicators import (
     preference_weighted_sums,
     preferences,
     win_rate,
+    worst_metrics,
 )
 
 UP = [True, True, True]
@@ -221,3 +222,9 @@ class TestPreferences:
     def test_mistakes_are_named(self, real: object, wanted: object) -> None:
         with pytest.raises(InputError):
             preference_weighted_sums([[1.0, 2.0]], real, preferences_RT=wanted, maximise=[True, True])
+
+
+def test_worst_metrics_go_by_direction_and_leave_nan_out() -> None:
+    metrics = [[1.0, 0.5], [0.5, np.nan], [0.7, 2.0]]
+    assert worst_metrics(metrics, maximise=[True, False]).tolist() == [0.5, 2.0]
+    assert worst_metrics(metrics, maximise=[False, True]).tolist() == [1.0, 0.5]

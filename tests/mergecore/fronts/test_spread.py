@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergecore.fronts.spread import spread_points
+from mergecore.fronts.spread import farthest_first, spread_points
 
 ARC = np.column_stack([np.cos(np.linspace(0, np.pi / 2, 101)), np.sin(np.linspace(0, np.pi / 2, 101))])
 
@@ -37,3 +37,19 @@ def test_distinct_and_as_many_as_asked(seed: int, count: int) -> None:
     points = np.random.default_rng(seed).random((10, 3))
     chosen = spread_points(points, count, maximise=[True, False, True])
     assert len(set(chosen.tolist())) == len(chosen) == min(count, 10)
+
+
+@given(st.integers(1, 6), st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_farthest_first_is_the_slow_twin(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points, there = rng.random((12, 3)), rng.random((4, 3))
+    nearest = ((points[:, None] - there) ** 2).sum(axis=2).min(axis=1)
+    expected: list[int] = []
+    for _ in range(count):
+        gaps = [
+            min(np.linalg.norm(p - q) for q in [*there, *points[expected]]) if i not in expected else -1.0
+            for i, p in enumerate(points)
+        ]
+        expected.append(int(np.argmax(gaps)))
+    assert farthest_first(points, nearest, count).tolist() == expected

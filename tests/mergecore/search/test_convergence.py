@@ -12,7 +12,7 @@ from mergecore.config import FrontConfig
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume
 from mergecore.search import SEARCHES, Objectives, Search
-from mergecore.search.convergence import NO_TRADE_OFF, NOT_FOUND, Convergence, StopConfig
+from mergecore.search.convergence import NO_TRADE_OFF, NOTHING_MORE, Convergence, StopConfig
 from tests.mergecore.search.test_search import TWO, make, measure
 
 COARSE = FrontConfig(population=40, generations=30)
@@ -33,9 +33,9 @@ def run(search: Search, metrics, stop: StopConfig | None = None, noise: float = 
 def test_a_quadratic_trade_off_is_found_before_the_samples_are_spent() -> None:
     search = make("bayesian_map", samples=120, **BINS)
     convergence, reason = run(search, measure)
-    assert reason.startswith(NOT_FOUND)
+    assert reason.startswith(NOTHING_MORE)
     assert len(search.coefficients_KN) < 100
-    assert convergence.rounds[-1].verdict == "trade-off"
+    assert convergence.rounds[-1].diagnosis.verdict == "trade-off"
     assert convergence.rounds[-1].gap < 0.01
 
 
@@ -50,7 +50,7 @@ def test_tasks_that_do_not_compete_end_early_and_say_so() -> None:
     convergence, reason = run(search, together)
     assert reason.startswith(NO_TRADE_OFF)
     assert len(search.coefficients_KN) <= 21
-    assert convergence.rounds[-1].verdict in ("single point", "no trade-off")
+    assert convergence.rounds[-1].diagnosis.verdict in ("single point", "no trade-off")
 
 
 def test_nothing_is_enough_while_rounds_still_bring_something() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mergecore.acquisitions.hypervolume import DRAWS, MOST_OBJECTIVES, STEPS
+from mergecore.acquisitions.base import MOST_OBJECTIVES
+from mergecore.acquisitions.hypervolume import DRAWS, STEPS
 from mergecore.sampling import sample
 
 POPULATION = {2: 8, 3: 10, 4: 12}

@@ -10,6 +10,7 @@ Shape suffixes: k candidates of one batch, K of all, N coefficients, T objective
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ from benchmarks.tables import RESULTS, machine, markdown
 from mergecore.config import FrontConfig, parse_config
 from mergecore.digits import study_config
 from mergecore.files import atomic_write, home_folder
-from mergecore.fronts.indicators import hypervolume
+from mergecore.fronts.indicators import hypervolume, worst_metrics
 from mergecore.fronts.spread import spread_points
 from mergecore.search import Search
 from mergecore.study import Study, new_search, prepare
@@ -68,6 +69,17 @@ class Arena:
     @property
     def sign_T(self) -> np.ndarray:
         return np.where(self.study.objectives.maximise, 1.0, -1.0)
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs on this study are kept."""
+        return home_folder() / "sample_efficiency" / self.study.matrix_key
+
+    def volume(self) -> Callable[[np.ndarray], float]:
+        """Metrics to hypervolume, against the worst single model on each task."""
+        maximise = self.study.objectives.maximise
+        reference_T = worst_metrics(self.measure(np.eye(len(self.study.models)))[0], maximise=maximise)
+        return functools.partial(hypervolume, reference_T=reference_T, maximise=maximise)
 
     def measure(self, c_kN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.measurer.measure_with_noise(c_kN, self.study.search_tasks)
@@ -186,8 +198,9 @@ def study_named(name: str) -> Study:
     return prepare(config.model_copy(update={"tasks": tasks}), home_folder())
 
 
-def kept_trace(folder: Path, arena: Arena, name: str, method: Callable[..., Trace], budget: int, seed: int) -> Trace:
+def kept_trace(arena: Arena, name: str, method: Callable[..., Trace], budget: int, seed: int) -> Trace:
     """A run, from its file when it was done before."""
+    folder = arena.folder
     file = folder / f"{''.join(ch if ch.isalnum() else '-' for ch in name)}-{seed}.npz"
     if not file.is_file():
         begun = time.perf_counter()
@@ -195,7 +208,8 @@ def kept_trace(folder: Path, arena: Arena, name: str, method: Callable[..., Trac
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(file.with_suffix(".part.npz"), c=trace[0], metrics=trace[1], cost=trace[2])
         file.with_suffix(".part.npz").rename(file)
-        print(f"{folder.name} {name} {seed}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+        study = f"{arena.study.config.name}, N = {len(arena.study.models)}"
+        print(f"{study}, {name}, seed {seed}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     with np.load(file) as found:
         return found["c"], found["metrics"], found["cost"]
 
@@ -218,20 +232,14 @@ def curves(name: str) -> Curves:
     """All methods and seeds on one study."""
     study = study_named(name)
     models = len(study.models)
-    budget, maximise = BUDGETS[models], study.objectives.maximise
-    folder = home_folder() / "sample_efficiency" / f"{name.replace(':', '-')}-{study.matrix_key[:8]}"
+    budget = BUDGETS[models]
     found: dict[str, list[Trace]] = {}
     with Measurer(study) as measurer:
         arena = Arena(study, measurer)
-        single_NT, _ = arena.measure(np.eye(models))
+        volume = arena.volume()
         for label, method in methods(models).items():
             far = budget if label in OURS else LONGER.get(models, budget)
-            found[label] = [kept_trace(folder, arena, label, method, far, seed) for seed in range(SEEDS[models])]
-    worst_T = (single_NT * arena.sign_T).min(axis=0) * arena.sign_T
-
-    def volume(metrics: np.ndarray) -> float:
-        return hypervolume(metrics, reference_T=worst_T, maximise=maximise)
-
+            found[label] = [kept_trace(arena, label, method, far, seed) for seed in range(SEEDS[models])]
     together = [np.concatenate([traces[seed][1] for traces in found.values()]) for seed in range(SEEDS[models])]
     reference = float(np.mean([volume(metrics) for metrics in together]))
     step = 1 if models <= 4 else 6

@@ -24,10 +24,8 @@ from mergecore.budget import StopConfig
 from mergecore.config import FrontConfig, parse_config
 from mergecore.digits import study_config
 from mergecore.files import home_folder
-from mergecore.fronts.dominance import non_dominated
-from mergecore.fronts.indicators import hypervolume
 from mergecore.search.convergence import Convergence
-from mergecore.study import Study, prepare
+from mergecore.study import prepare
 
 STUDIES = ("digits:2", "digits:3", "vision8:2")
 COARSE = FrontConfig(population=60, generations=40)
@@ -39,44 +37,36 @@ round's worth of candidates; the best fixed number is chosen in hindsight over t
 mean cost of stopping by itself, over that of the best fixed number."""
 
 
-def stopped_at(study: Study, trace: Trace, noise_KT: np.ndarray, seed: int) -> tuple[int, str]:
-    """Candidates known when the search stops, and why; all of them where it never does."""
-    models = len(study.models)
-    arena_search = Arena(study, Measurer(study)).search(seed, method="bayesian_map", samples=len(trace[0]))
-    convergence = Convergence(arena_search, COARSE)
-    first = 2 * (models + 1)
-    edges = [0, *range(max(first, 6), len(trace[0]), BATCHES[models]), len(trace[0])]
-    for low, high in pairwise(edges):
-        arena_search.tell(trace[0][low:high], trace[1][low:high], noise_KT[low:high])
+def stopped_at(arena: Arena, trace: Trace, seed: int) -> int:
+    """Candidates known when the search stops; all of them where it never does."""
+    coefficients_KN, metrics_KT, _ = trace
+    models, count = len(arena.study.models), len(coefficients_KN)
+    _, noise_KT = arena.measure(coefficients_KN)
+    search = arena.search(seed, method="bayesian_map", samples=count)
+    convergence = Convergence(search, COARSE)
+    for low, high in pairwise([0, *range(2 * (models + 1), count, BATCHES[models]), count]):
+        search.tell(coefficients_KN[low:high], metrics_KT[low:high], noise_KT[low:high])
         convergence.observe()
-        if reason := convergence.enough(STOP):
-            return high, reason
-    return len(trace[0]), "all samples"
+        if convergence.enough(STOP):
+            return high
+    return count
 
 
 def competing(name: str) -> dict[str, object]:
     """One of the studies of `benchmarks.sample_efficiency`."""
     study = study_named(name)
-    models, maximise = len(study.models), study.objectives.maximise
-    folder = home_folder() / "sample_efficiency" / f"{name.replace(':', '-')}-{study.matrix_key[:8]}"
+    models = len(study.models)
     budget, batch = BUDGETS[models], BATCHES[models]
     stops, volumes = [], []
     with Measurer(study) as measurer:
         arena = Arena(study, measurer)
-        single_NT, _ = arena.measure(np.eye(models))
-        worst_T = (single_NT * arena.sign_T).min(axis=0) * arena.sign_T
+        volume = arena.volume()
         for seed in range(SEEDS[2]):
-            trace = kept_trace(folder, arena, OURS[0], methods(models)[OURS[0]], budget, seed)
-            _, noise_KT = arena.measure(trace[0])
-            stops.append(stopped_at(study, trace, noise_KT, seed)[0])
-            grown = [
-                hypervolume(
-                    trace[1][:k][non_dominated(trace[1][:k], maximise=maximise)], reference_T=worst_T, maximise=maximise
-                )
-                for k in range(1, budget + 1)
-            ]
+            trace = kept_trace(arena, OURS[0], methods(models)[OURS[0]], budget, seed)
+            stops.append(stopped_at(arena, trace, seed))
+            grown = [volume(trace[1][:k]) for k in range(1, budget + 1)]
             volumes.append(np.array(grown) / grown[-1])
-    first = max(6, 2 * (models + 1))
+    first = 2 * (models + 1)
     price = STOP.hypervolume / batch
     costs = 1 - np.array(volumes) + price * np.arange(1, budget + 1)
     fixed = costs.mean(axis=0)[first - 1 :]

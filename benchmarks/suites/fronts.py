@@ -16,7 +16,7 @@ from benchmarks.suites.tables import SuiteFront, write_suite
 from mergecore.config import StudyConfig, parse_config
 from mergecore.files import home_folder
 from mergecore.fronts.dominance import non_dominated
-from mergecore.fronts.indicators import hypervolume
+from mergecore.fronts.indicators import hypervolume, worst_metrics
 from mergecore.fronts.spread import spread_points
 from mergecore.sampling import sample
 from mergecore.search import Front
@@ -82,7 +82,7 @@ def suite_front(config: StudyConfig, single: dict[str, np.ndarray]) -> SuiteFron
         cross_NN = measurer.measure(np.eye(models), study.search_tasks)
         chosen = shares_on_test(measurer, study, front, single)
     r2_N = np.array([r_squared(unseen_KN[:, t], fit.surrogate.predict(fresh_KN)) for t, fit in enumerate(front.fits)])
-    worst_N = np.where(goals.maximise, cross_NN.min(axis=0), cross_NN.max(axis=0))
+    worst_N = worst_metrics(cross_NN, maximise=goals.maximise)
     best = non_dominated(real_PN, maximise=goals.maximise)
     print(f"{config.name}, N = {models}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     return SuiteFront(

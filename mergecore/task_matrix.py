@@ -78,13 +78,19 @@ class Layout:
         """D: elements with differences in full, at the front of the row."""
         return max((aligned(entry.offset + entry.size) for entry in self.entries if entry.dense), default=0)
 
-    def blocks(self, block_of: Callable[[str], str]) -> BlockMap:
-        """Group the tensors by a rule from parameter name to block name; blocks are numbered as they first appear."""
+    def blocks(self, block_of: Callable[[str], str | None]) -> BlockMap:
+        """Group the tensors by a rule from parameter name to block name; blocks are numbered as they first appear.
+
+        A tensor that the rule gives None belongs to no block: a merge by these blocks leaves it as it is.
+        """
         names: dict[str, int] = {}
         segments: list[tuple[int, int, int]] = []
         low_rank: list[tuple[int, int]] = []
         for index, entry in enumerate(self.entries):
-            block = names.setdefault(block_of(entry.name), len(names))
+            name = block_of(entry.name)
+            if name is None:
+                continue
+            block = names.setdefault(name, len(names))
             stop = aligned(entry.offset + entry.size)
             if entry.low_rank:
                 low_rank.append((index, block))
@@ -101,7 +107,7 @@ class BlockMap:
 
     Attributes:
         names: the G blocks; row g of coefficients [G, N] belongs to ``names[g]``.
-        segments: (start, stop, g), covering the tensors that no adapter changes once.
+        segments: (start, stop, g), covering once the tensors of the blocks that no adapter changes.
         low_rank: (index of the entry, g) of the others.
     """
 
@@ -230,39 +236,37 @@ class TaskMatrix:
                 self._merge_low_rank(index, c_GN[block], c_GM[block], out)
         return out
 
-    def pull_back(self, gradient_P: torch.Tensor, *, blocks: BlockMap | None = None) -> np.ndarray:
-        """The gradient in the coefficients of a function whose gradient in the merged weights is known: Vᵀ g.
+    def pull_back(self, index: int, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient in the coefficients of one tensor, from that in the tensor itself: v_n . g for each model.
 
         Args:
-            gradient_P: g in the layout of a candidate, any floating dtype, on the matrix's device; zero where there is
-                no gradient, in the padding too.
-            blocks: as for `merge`.
+            index: of the tensor's entry in the layout.
+            gradient: of the tensor's shape, any floating dtype, on the matrix's device.
 
         Returns:
-            float64 [N], or [G, N] with ``blocks``.
+            float64 [N], on the same device; sums within a tile are float32.
         """
-        found = blocks or self._one_block
-        dense = list(self.layout.dense_models)
-        pulled_GN = torch.zeros(len(found.names), len(self.models), dtype=torch.float64, device=self.device)
-        tile = TILE if self.device.type == "cpu" else DEVICE_TILE
+        entry = self.layout.entries[index]
+        pulled_N = torch.zeros(len(self.models), dtype=torch.float64, device=self.device)
+        gradient_S = gradient.reshape(-1)
         with torch.inference_mode():
-            for start, stop, block in found.segments:
-                for first in range(start, min(stop, self.layout.dense_length), tile):
-                    piece = slice(first, min(first + tile, stop))
-                    products_M = self.deltas_MD[:, piece].to(torch.float32) @ gradient_P[piece].to(torch.float32)
-                    pulled_GN[block, dense] += products_M.to(torch.float64)
-            for index, block in found.low_rank:
-                entry, factors = self.layout.entries[index], self.factors[index]
-                own_P = gradient_P[entry.offset : entry.offset + entry.size].to(torch.float32)
-                if entry.dense:
-                    rows_MS = self.deltas_MD[:, entry.offset : entry.offset + entry.size].to(torch.float32)
-                    pulled_GN[block, dense] += (rows_MS @ own_P).to(torch.float64)
+            if entry.dense:
+                pulled_M = torch.zeros(len(self.layout.dense_models), dtype=torch.float64, device=self.device)
+                tile = TILE if self.device.type == "cpu" else DEVICE_TILE
+                for first in range(0, entry.size, tile):
+                    piece_S = gradient_S[first : first + tile].to(torch.float32)
+                    start = entry.offset + first
+                    rows_MS = self.deltas_MD[:, start : start + len(piece_S)].to(torch.float32)
+                    pulled_M += (rows_MS @ piece_S).to(torch.float64)
+                pulled_N[list(self.layout.dense_models)] += pulled_M
+            if entry.low_rank:
                 # <g, s l r> for each rank, without its product
-                left_RC = factors.left.to(torch.float32).T @ own_P.view(len(factors.left), -1)
+                factors = self.factors[index]
+                rows_SC = gradient_S.to(torch.float32).view(len(factors.left), -1)
+                left_RC = factors.left.to(torch.float32).T @ rows_SC
                 ranks_R = (left_RC * factors.right.to(torch.float32)).sum(dim=1) * factors.scale
-                pulled_GN[block].index_add_(0, factors.owner, ranks_R.to(torch.float64))
-        pulled = pulled_GN.cpu().numpy()
-        return pulled[0] if blocks is None else pulled
+                pulled_N.index_add_(0, factors.owner, ranks_R.to(torch.float64))
+        return pulled_N
 
     def base(self, index: int) -> torch.Tensor:
         """theta_pre of one entry of the layout, float32, in its own shape."""

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from mergecore.merging.base import Merge, Progress
 from mergecore.options import PluginOptions
-from mergecore.task_matrix import BlockMap, TaskMatrix
+from mergecore.task_matrix import TaskMatrix
 
 if TYPE_CHECKING:
     from mergecore.evaluators.base import Candidate, Evaluator
@@ -56,21 +56,21 @@ class TaskWise(Merge):
 
     def prepare(self, study: Study, matrix: TaskMatrix, progress: Progress | None = None) -> None:
         """Learn the coefficients; each step is a merge and a forward and a backward pass of each task."""
-        from mergecore.gradients import MergedGradients
+        from mergecore.gradients import CoefficientGradients
 
-        gradients, options = MergedGradients(study), self.options
-        blocks: BlockMap = matrix.layout.blocks(self.block_of)
-        self._blocks = {name: g for g, name in enumerate(blocks.names)}
-        learned = torch.full((len(blocks.names), len(study.models)), options.initial, dtype=torch.float64)
+        gradients, options = CoefficientGradients(study, self.block_of), self.options
+        self._blocks = {name: g for g, name in enumerate(gradients.blocks.names)}
+        learned = torch.full((len(self._blocks), len(study.models)), options.initial, dtype=torch.float64)
         optimiser = torch.optim.Adam([learned], lr=options.learning_rate)
         rng = np.random.default_rng(options.seed)
         sizes = {index: gradients.evaluators.evaluator(index).examples for index in study.search_tasks}
         for step in range(options.steps):
-            gradients.merge(learned.numpy(), blocks=blocks)
+            gradients.merge_blocks(learned.numpy())
+            learned.grad = torch.zeros_like(learned)
             for index, size in sizes.items():
                 rows = rng.integers(size, size=min(options.batch_size, size))
-                gradients.add(index, functools.partial(entropy, rows=rows))
-            learned.grad = torch.from_numpy(gradients.pull_back(blocks=blocks))
+                _, gradient_GN = gradients.gradient(index, functools.partial(entropy, rows=rows))
+                learned.grad += torch.from_numpy(gradient_GN)
             optimiser.step()
             learned.clamp_(0.0, 1.0)
             if progress:

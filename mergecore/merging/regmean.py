@@ -55,9 +55,9 @@ class RegMean(Merge):
 
     def prepare(self, study: Study, matrix: TaskMatrix, progress: Progress | None = None) -> None:
         """Forward passes of each model over its own data."""
-        from mergecore.gradients import MergedGradients
+        from mergecore.gradients import Networks
 
-        networks, owned = MergedGradients(study), own_tasks(study, "regmean")
+        networks, owned = Networks(study), own_tasks(study, "regmean")
         places = {entry.offset: entry.name for entry in matrix.layout.entries if not entry.tied}
         for n, own in enumerate(owned):
             networks.merge(np.eye(len(study.models))[n])

@@ -13,7 +13,7 @@ import torch
 from mergecore.config import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
-from mergecore.gradients import MergedGradients
+from mergecore.gradients import CoefficientGradients, MergedGradients
 from mergecore.merging.adamerging import entropy
 from mergecore.study import Study, prepare
 from mergecore.task_matrix import Factors, TaskMatrix, open_task_matrix
@@ -73,24 +73,69 @@ def test_losses_of_several_tasks_add_up_and_a_merge_starts_again(pico_config: di
     assert torch.equal(gradients.gradient_P, once)
 
 
+def part(name: str) -> str | None:
+    """Two blocks, and tensors that have none."""
+    return "head" if "classifier" in name else "body" if "layer" in name else None
+
+
 @pytest.mark.parametrize("loss_of", [loss, lambda e, c: entropy(e, c, ROWS)], ids=["cross-entropy", "entropy"])
 def test_coefficient_gradients_are_numerical_derivatives(pico_config: dict, home: Path, loss_of: Any) -> None:
-    gradients = MergedGradients(study_of(pico_config, home))
-    blocks = gradients.evaluators.matrix.layout.blocks(lambda name: "head" if "classifier" in name else "body")
+    gradients = CoefficientGradients(study_of(pico_config, home), part)
+    gradients.merge_all(C)
+    place_of = {name: g for g, name in enumerate(gradients.blocks.names)}
+    assert place_of.keys() == {"head", "body"}
 
     def value(c_GN: np.ndarray) -> float:
-        gradients.merge(c_GN, blocks=blocks)
-        return gradients.add(0, loss_of)
+        gradients.merge_blocks(c_GN)
+        return gradients.gradient(0, loss_of)[0]
 
     c_GN = np.array([[0.4, 0.7], [0.2, 0.9]])
-    value(c_GN)
-    found = gradients.pull_back(blocks=blocks)
+    gradients.merge_blocks(c_GN)
+    _, found = gradients.gradient(0, loss_of)
     step = 1e-2
     for place in np.ndindex(2, 2):
         move = np.zeros((2, 2))
         move[place] = step
         numerical = (value(c_GN + move) - value(c_GN - move)) / (2 * step)
         assert found[place] == pytest.approx(numerical, rel=2e-2, abs=2e-4)
+
+
+def test_coefficient_gradients_are_inner_products_of_weight_gradients(pico_config: dict, home: Path) -> None:
+    """The slow twin: the whole gradient in the weights, and every task vector in full."""
+    study = study_of(pico_config, home)
+    whole = MergedGradients(study)
+    whole.merge(C)
+    expected_loss = whole.add(0, loss)
+    matrix = whole.evaluators.matrix
+    expected: dict[str, np.ndarray] = {}
+    for index, entry in enumerate(matrix.layout.entries):
+        own = whole.gradient_P[entry.offset : entry.offset + entry.size].double()
+        products = matrix.differences(index).reshape(2, -1).double() @ own
+        if (name := part(entry.name)) is not None:
+            expected[name] = expected.get(name, np.zeros(2)) + products.numpy()
+    gradients = CoefficientGradients(study, part)
+    gradients.merge_all(C)
+    found_loss, found_GN = gradients.gradient(0, loss)
+    assert found_loss == expected_loss
+    for g, name in enumerate(gradients.blocks.names):
+        np.testing.assert_allclose(found_GN[g], expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_tensors_without_a_block_have_no_gradient_and_stay_as_they_are(pico_config: dict, home: Path) -> None:
+    gradients = CoefficientGradients(study_of(pico_config, home), part)
+    gradients.merge_all(C)
+    before = gradients.evaluators.weights_P.clone()
+    gradients.merge_blocks(np.array([[0.1, 0.2], [0.3, 0.4]]))
+    gradients.gradient(0, loss)
+    matrix = gradients.evaluators.matrix
+    network = gradients.candidate(0).module()
+    assert all(parameter.grad is None for parameter in network.parameters())
+    trained = {parameter.storage_offset() for parameter in network.parameters() if parameter.requires_grad}
+    for entry in matrix.layout.entries:
+        own = slice(entry.offset, entry.offset + entry.size)
+        unchanged = torch.equal(before[own], gradients.evaluators.weights_P[own])
+        assert unchanged == (part(entry.name) is None)
+        assert (entry.offset in trained) == (part(entry.name) is not None)
 
 
 def test_an_evaluator_without_a_loss_says_so(pico_config: dict, home: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -134,24 +179,11 @@ def test_pull_back_and_differences_are_those_of_the_expanded_matrix(
 ) -> None:
     monkeypatch.setattr("mergecore.task_matrix.TILE", 64)
     matrix, full_NP = low_rank_matrix(home, pico_config, storage)
-    g_P = torch.zeros(matrix.layout.length)
-    for entry in matrix.layout.entries:
-        g_P[entry.offset : entry.offset + entry.size] = torch.randn(
-            entry.size, generator=torch.Generator().manual_seed(entry.offset)
-        )
-    expected = (full_NP @ g_P.double()[: full_NP.shape[1]]).numpy()
-    np.testing.assert_allclose(matrix.pull_back(g_P), expected, rtol=1e-5)
-    blocks = matrix.layout.blocks(lambda name: name)
-    by_block = matrix.pull_back(g_P, blocks=blocks)
-    np.testing.assert_allclose(by_block.sum(axis=0), expected, rtol=1e-5)
     for index, entry in enumerate(matrix.layout.entries):
         own = slice(entry.offset, entry.offset + entry.size)
-        np.testing.assert_allclose(
-            by_block[blocks.names.index(entry.name)],
-            (full_NP[:, own] @ g_P[own].double()).numpy(),
-            rtol=1e-4,
-            atol=1e-5,
-        )
+        gradient = torch.randn(entry.shape, generator=torch.Generator().manual_seed(index))
+        expected = (full_NP[:, own] @ gradient.double().reshape(-1)).numpy()
+        np.testing.assert_allclose(matrix.pull_back(index, gradient).numpy(), expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(
             matrix.differences(index).reshape(2, -1).numpy(), full_NP[:, own].numpy(), rtol=1e-5, atol=1e-6
         )

@@ -140,6 +140,8 @@ def pick(
 ) -> None:
     """Choose a point of a finished run's front, or of a compared method's, and export its checkpoint.
 
+    The routers of PWE-MoE make the network of any preference, also of one that was not measured.
+
     Example: [bold]mergecore pick runs/quickstart --prefer upright=0.7 --prefer rotated=0.3 --export merged[/bold]
     """
     from flows.terminal import print_pick

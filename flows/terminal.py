@@ -95,6 +95,7 @@ def print_check(name: str, result: CheckResult) -> None:
         "parameters": f"{result.parameters:,}",
         "task matrix on disk": f"at most {_bytes(result.matrix_bytes)} of {_bytes(result.disk_free_bytes)} free",
         "memory of a worker": f"{_bytes(result.worker_bytes)} beside the shared task matrix",
+        "training": result.training,
         "coefficient vectors": str(result.coefficient_vectors),
         "(coefficients, task) evaluations": f"at most {result.evaluations}{_worth(result)}",
         "time of an evaluation": ", ".join(f"{task}: {seconds:.2g} s" for task, seconds in result.seconds.items()),
@@ -144,8 +145,9 @@ def print_front(record: RunRecord) -> None:
     table = Table(title=Text(title), title_justify="left")
     for task in record.tasks:
         table.add_column(Text(task.name), justify="right")
-    for model in record.models:
-        table.add_column(Text(f"c.{model}"), justify="right", style="dim")
+    letter, measured = ("r", "preference") if record.takes_preferences else ("c", "coefficient vector")
+    for name in record.models:
+        table.add_column(Text(f"{letter}.{name}"), justify="right", style="dim")
     coefficients = record.front_coefficients()
     for row in rows:
         values = [f"{value:.3f}" for value in shown[row]] + [f"{c:.2f}" for c in coefficients[row]]
@@ -155,23 +157,24 @@ def print_front(record: RunRecord) -> None:
     console.print(table)
     counts, timings = record.summary["evaluations"], record.summary["timings"]
     console.print(Text(record.summary["diagnosis"]["sentence"]))
-    line = f"{counts['coefficient_vectors']} coefficient vectors evaluated in {timings['evaluate']:.0f} s"
+    line = f"{counts['coefficient_vectors']} {measured}s evaluated in {timings['evaluate']:.0f} s"
     line += f", {counts['known_pairs']} of {counts['pairs']} evaluations were known" if counts["known_pairs"] else ""
     line += f", {counts['failed']} failed (reasons in evaluations.csv)" if counts["failed"] else ""
     console.print(Text(f"{line}."))
-    console.print(Text(spent_sentence(record.summary["spent"])))
+    console.print(Text(spent_sentence(record.summary["spent"], measured=measured)))
 
 
 def print_pick(record: RunRecord, choice: Pick) -> None:
-    """The chosen point: coefficients and metrics."""
+    """The chosen point: coefficients, or the preference in their place, and metrics."""
     table = Table(
         title=Text(f"{record.name}: {_which(choice)}"),
         title_justify="left",
     )
-    table.add_column("model")
-    table.add_column("scaling coefficient", justify="right")
-    for model, value in choice.coefficients.items():
-        table.add_row(Text(model), f"{value:.6f}")
+    owner, coordinate = ("task", "preference") if record.takes_preferences else ("model", "scaling coefficient")
+    table.add_column(owner)
+    table.add_column(coordinate, justify="right")
+    for name, value in choice.coefficients.items():
+        table.add_row(Text(name), f"{value:.6f}")
     metrics = Table()
     metrics.add_column("task")
     for kind in choice.metrics:
@@ -191,7 +194,11 @@ def print_pick(record: RunRecord, choice: Pick) -> None:
 
 
 def _which(choice: Pick) -> str:
-    return f"point {choice.index}, chosen by {choice.chosen_by} metrics" if choice.index >= 0 else "as preferred"
+    if choice.index < 0:
+        return "as preferred"
+    if choice.chosen_by == "preference":
+        return f"point {choice.index}, as preferred"
+    return f"point {choice.index}, chosen by {choice.chosen_by} metrics"
 
 
 def print_comparison(table: pd.DataFrame) -> None:

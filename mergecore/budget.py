@@ -252,10 +252,10 @@ def ending(spent: Mapping[str, Any]) -> str:
     return f"ended by {spent['ended']}" if spent["ended"] in (PAIRS, MINUTES) else f"stopped with {spent['ended']}"
 
 
-def spent_sentence(spent: Mapping[str, Any]) -> str:
-    """The entry ``spent`` of a summary in one sentence."""
-    line = f"The search took {spent['pairs']} (coefficient vector, task) evaluations"
+def spent_sentence(spent: Mapping[str, Any], *, measured: str = "coefficient vector") -> str:
+    """The entry ``spent`` of a summary in one sentence; ``measured`` is what a candidate of this search is called."""
+    line = f"The search took {spent['pairs']} ({measured}, task) evaluations"
     line += f", worth {spent['full_pairs']:.1f} on all data," if spent["full_pairs"] != spent["pairs"] else ""
-    warm = f", {spent['warm_start']} coefficient vectors came from the warm start" if spent["warm_start"] else ""
+    warm = f", {spent['warm_start']} {measured}s came from the warm start" if spent["warm_start"] else ""
     line += f" and {spent['minutes']:.1f} minutes and {ending(spent)}{warm}"
     return f"{line}; verification took {spent['verification_pairs']} more."

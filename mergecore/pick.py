@@ -1,4 +1,4 @@
-"""Pick one point of a run's front by preference, by constraints, or the knee."""
+"""Pick one point of a run's front by preference, by constraints, or the knee; of trained routers, at any preference."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import numpy as np
 
 from mergecore.errors import InputError
 from mergecore.fronts.choose import by_constraints, by_preference, knee
+from mergecore.pareto_moe.rays import TOLERANCE
 from mergecore.registry import did_you_mean
-from mergecore.run_folder import RunRecord
+from mergecore.run_folder import FRONT_KINDS, RunRecord
+
+NO_ROW = -1
+"""Index of a pick that is no row of the front."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +23,16 @@ class Pick:
     """A chosen point.
 
     Attributes:
-        index: row of front.csv.
-        coefficients: model to scaling coefficient.
+        index: row of front.csv, or `NO_ROW`.
+        coefficients: model to scaling coefficient; task to preference where routers make the network of that.
         metrics: kind ("predicted", "real", "test") to task to metric, without what was not measured.
-        chosen_by: the kind of metrics that the choice was made on.
+        chosen_by: the kind of metrics that the choice was made on; "preference" where that alone says which network.
     """
 
     index: int
     coefficients: dict[str, float]
     metrics: dict[str, dict[str, float]]
-    chosen_by: Literal["predicted", "real"]
+    chosen_by: Literal["predicted", "real", "preference"]
 
 
 def pick_point(
@@ -44,7 +48,8 @@ def pick_point(
 
     Args:
         record: a finished run.
-        prefer: task to preference; tasks left out count as 0.
+        prefer: task to preference; tasks left out count as 0. Trained routers are unloaded at exactly this preference
+            (`at_preference`), unless the choice is among ``verified`` points.
         at_least: task to bound ("at least as good as", also where less is better); used with ``maximize``.
         maximize: the task to make as good as possible among the points that meet the bounds.
         at_knee: the knee of the front.
@@ -59,6 +64,8 @@ def pick_point(
         raise InputError(
             "Choose in one way:", "--prefer TASK=WEIGHT, or --at-least TASK=BOUND --maximize TASK, or --knee."
         )
+    if prefer and record.takes_preferences and not verified:
+        return at_preference(record, prefer)
     names = [task.name for task in record.tasks]
     maximise = [task.maximise for task in record.tasks]
     predicted, real = record.front_metrics("predicted"), record.front_metrics("real")
@@ -77,17 +84,52 @@ def pick_point(
             raise InputError("--at-least needs --maximize: which task should be as good as possible within the bounds?")
         bounds = {_position(name, names): _in_range(value, record, name) for name, value in (at_least or {}).items()}
         index = by_constraints(metrics, at_least=bounds, best=_position(maximize, names), maximise=maximise)
-    row = int(index)
-    kinds = {"predicted": predicted, "real": real, "test": record.front_metrics("test")}
+    return _front_pick(record, int(index), kind)
+
+
+def at_preference(record: RunRecord, prefer: Mapping[str, float]) -> Pick:
+    """The network that trained routers make of a preference, which need not have been measured.
+
+    Args:
+        record: of PWE-MoE.
+        prefer: task to preference; tasks left out count as 0.
+
+    Returns:
+        The row of the front at this preference if there is one; otherwise no row, with the metrics that the search may
+        have measured there.
+
+    Raises:
+        InputError: unknown task, a negative number, nothing above 0.
+    """
+    names = [task.name for task in record.tasks]
+    shares = _preference(prefer, names)
+    r_T = np.array([shares.get(name, 0.0) for name in names])
+    rows = _at(record.front_coefficients(), r_T)
+    if len(rows):
+        return _front_pick(record, int(rows[0]), "preference")
+    metrics_KT = record.evaluated_metrics()
+    measured = [k for k in _at(record.evaluated_coefficients(), r_T) if np.isfinite(metrics_KT[k]).all()]
+    metrics = {"real": dict(zip(names, metrics_KT[measured[0]].tolist(), strict=True))} if measured else {}
+    return Pick(NO_ROW, dict(zip(names, r_T.tolist(), strict=True)), metrics, "preference")
+
+
+def _at(preferences_KT: np.ndarray, r_T: np.ndarray) -> np.ndarray:
+    """The rows that hold this preference."""
+    return np.flatnonzero((np.abs(preferences_KT - r_T) <= TOLERANCE).all(axis=1))
+
+
+def _front_pick(record: RunRecord, row: int, chosen_by: Literal["predicted", "real", "preference"]) -> Pick:
+    names = [task.name for task in record.tasks]
+    metrics = {kind: record.front_metrics(kind)[row] for kind in FRONT_KINDS}
     return Pick(
         index=row,
         coefficients=dict(zip(record.models, record.front_coefficients()[row].tolist(), strict=True)),
         metrics={
-            label: dict(zip(names, values[row].tolist(), strict=True))
-            for label, values in kinds.items()
-            if np.isfinite(values[row]).all()
+            kind: dict(zip(names, metrics_T.tolist(), strict=True))
+            for kind, metrics_T in metrics.items()
+            if np.isfinite(metrics_T).all()
         },
-        chosen_by=kind,
+        chosen_by=chosen_by,
     )
 
 

@@ -60,7 +60,7 @@ class RunRecord:
 
     Attributes:
         name: what the study is called.
-        models: the N model names, in the order of the coefficients.
+        models: the N model names, in the order of the coefficients; the T task names where `takes_preferences`.
         tasks: the T objectives, in the order of the metrics.
         front: P rows; columns ``c.<model>``, ``predicted.<task>`` (by the surrogates), ``real.<task>`` (verified on the
             data that the search used) and ``test.<task>`` (the held-out split); NaN where not measured. A missing
@@ -79,6 +79,11 @@ class RunRecord:
     surrogates: dict[str, dict[str, Any]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def takes_preferences(self) -> bool:
+        """Whether trained routers make a network of a preference (PWE-MoE), which is written where coefficients are."""
+        return "pareto_moe" in self.summary
 
     def front_coefficients(self) -> np.ndarray:
         """Scaling coefficients of the front, [P, N]."""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mergecore.comparison.methods import Comparison, MethodResult, Points
+from mergecore.pareto_moe.rays import rays
 from mergecore.run_folder import EVALUATION_FACTS, RunRecord, TaskInfo, coefficient_columns, front_columns
 from mergecore.search import SEARCHES, Objectives
 
@@ -90,6 +91,66 @@ def nested_record(models: Sequence[str] = ("m", "n"), *, order: str = "given", m
             search.tell(asked, gains if maximise else 1 - gains)
     record = make_record(tasks=goals.names, models=models, maximise=maximise)
     record.summary |= {"method": "nested_map", "rounds": search.rounds}
+    return record
+
+
+def routed_record(
+    tasks: Sequence[str] = ("A", "B"),
+    models: Sequence[str] = ("m", "n"),
+    *,
+    modules: int = 4,
+    maximise: bool = True,
+    analysed: bool = True,
+) -> RunRecord:
+    """A record of PWE-MoE whose front is every ray but the second, which was measured; ``analysed`` adds distances."""
+    rng = np.random.default_rng(0)
+    N, T = len(models), len(tasks)
+    record = make_record(tasks=tasks, models=tasks, surrogates=False, maximise=maximise)
+    rays_RT = rays(7, T, seed=0)
+    names, columns = list(tasks), coefficient_columns(tasks)
+    metrics_RT = 0.5 + 0.4 * rays_RT * (1 if maximise else -1) + 0.01 * rng.random(rays_RT.shape)
+    record.evaluations = pd.DataFrame(np.hstack([rays_RT, metrics_RT]), columns=[*columns, *names]).assign(
+        round=0, seconds=0.25, worker="w", fingerprint="f", status="ok"
+    )
+    found = {f"c.{name}": rays_RT[:, t] for t, name in enumerate(names)}
+    for kind, lost in (("predicted", np.nan), ("real", 0.0), ("test", 0.02)):
+        found |= {f"{kind}.{name}": metrics_RT[:, t] - lost for t, name in enumerate(names)}
+    record.front = pd.DataFrame(found).drop(index=1).reset_index(drop=True)
+    shown = ["equal", *names]
+    depth = np.arange(modules)
+    record.summary |= {
+        "method": "pwe_moe",
+        "pareto_moe": {
+            "modules": [f"blocks.{g}.mlp" for g in depth],
+            "models": list(models),
+            "tasks": names,
+            "scaling": 0.3,
+            "routing": {name: (0.3 + 0.2 * rng.standard_normal((modules, N))).tolist() for name in shown},
+            "dissimilarity": {
+                "pairs": N * (N - 1) // 2,
+                "kinds": {
+                    kind: {
+                        "depths": depth.tolist(),
+                        "modules": [f"blocks.{g}.{kind}" for g in depth],
+                        "cosine": [None, *(level + 0.02 * rng.random(modules - 1)).tolist()],
+                        "distance": (1e-3 * (level + 0.1 * rng.random(modules))).tolist(),
+                    }
+                    for kind, level in (("attention", 0.8), ("mlp", 0.9))
+                },
+            }
+            if analysed
+            else None,
+            "table": [
+                {"preference": name, **dict(zip(names, rng.random(T).tolist(), strict=True))} for name in shown
+            ],
+            "training": {
+                "scalarisation": "ls", "steps": 4000, "parameters": 264, "total_parameters": 226_790_000,
+                "batch_size": 16, "seconds": 151.0, "peak_bytes": 2_800_000_000, "device": "cpu", "fallbacks": 0,
+                "loss_steps": np.linspace(0, 3999, 60).astype(int).tolist(),
+                "losses": {name: (np.linspace(1, 0.3, 60) + 0.1 * rng.random(60)).tolist() for name in names},
+            },
+        },
+    }  # fmt: skip
     return record
 
 

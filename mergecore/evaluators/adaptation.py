@@ -158,6 +158,11 @@ class Adaptation:
         """What changes results, as JSON."""
         return [part.facts for part in (self._norm, self._head) if part is not None]
 
+    @property
+    def images(self) -> list[Images]:
+        """What is fitted on, in the order in which it was drawn."""
+        return [part.images for part in (self._norm, self._head) if part is not None]
+
     def tensors(self, candidate: Candidate, feed: Callable[[Images], ImageFeed]) -> dict[str, torch.Tensor]:
         """By name in the network's state dict, what takes the place of the candidate's tensors."""
         adapted: dict[str, torch.Tensor] = {}

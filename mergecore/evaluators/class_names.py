@@ -63,6 +63,24 @@ def network_labels(
     return found
 
 
+def class_titles(
+    names: Sequence[str] | None, network: Sequence[str] | None, *, label_map: LabelMap | None
+) -> tuple[str, ...] | None:
+    """What answers call the network's classes, in its order: its own names, or the data set's where it has none.
+
+    Args:
+        names: the data set's classes, in order; None when they have no names.
+        network: the network's classes, in order; None when nothing is known of them.
+        label_map: as for `network_labels`.
+    """
+    if network is None or names is None:
+        return tuple(network or names or ()) or None
+    alike = label_map in (None, "by_number") and len(names) <= len(network)
+    if alike and all(map(NAMELESS.fullmatch, network)):
+        return (*names, *network[len(names) :])
+    return tuple(network)
+
+
 def _numbers(known: Sequence[str], network: Sequence[str], label_map: LabelMap | None, task: str) -> dict[int, int]:
     """Number in the data set to number in the network."""
     if label_map is None or label_map == "by_number":

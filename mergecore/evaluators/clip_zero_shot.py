@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from mergecore.data.cache import build_once
-from mergecore.data.images import load_images
+from mergecore.data.images import Images, load_images
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Context, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import Batcher, BatchSize
@@ -78,6 +78,21 @@ class ClipZeroShot(Classifier):
         """Content key of data, prompts, tokenizer and code version; the batch size is no content."""
         facts = ["clip_zero_shot", self.version, self._images.key, self._prompt_facts]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    @property
+    def images(self) -> Images:
+        """What is measured on."""
+        return self._images
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the labels."""
+        return tuple(self._classes)
+
+    def prompt_tokens(self) -> dict[str, torch.Tensor]:
+        """Arguments of the text tower for every template of the first class, then of the second, and so on."""
+        sentences = [template.replace("{}", name) for name in self._classes for template in self._templates]
+        return tokenize(self._context, sentences)
 
     @property
     def examples(self) -> int:
@@ -157,8 +172,7 @@ class ClipZeroShot(Classifier):
 
     def _encode(self, candidate: Candidate, module: torch.nn.Module) -> torch.Tensor:
         if self._text_batcher is None:
-            sentences = [template.replace("{}", name) for name in self._classes for template in self._templates]
-            self._tokens = tokenize(self._context, sentences)
+            self._tokens = self.prompt_tokens()
             sentence_bytes = BYTES_PER_TOKEN * next(iter(self._tokens.values())).shape[1]
             self._text_batcher = Batcher(self._args.batch_size, example_bytes=sentence_bytes, device=candidate.device)
         return text_features(candidate, module, self._tokens, classes=len(self._classes), batcher=self._text_batcher)

@@ -15,7 +15,7 @@ from mergecore.errors import InputError
 from mergecore.evaluators.adaptation import Adaptation, BatchNormArguments, HeadArguments, adapted_logits
 from mergecore.evaluators.base import Candidate, Context, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import BatchSize
-from mergecore.evaluators.class_names import LabelMap, network_class_names, network_labels
+from mergecore.evaluators.class_names import LabelMap, class_titles, network_class_names, network_labels
 from mergecore.evaluators.classification import Classifier, measure_classifier
 from mergecore.evaluators.image_feed import ImageFeed
 from mergecore.evaluators.networks import network_class, network_config
@@ -40,7 +40,12 @@ class ImageArguments(BaseModel):
 
 
 class ImageClassification(Classifier):
-    """Top-1 classification with the network's own head, or one fitted to the merged features."""
+    """Top-1 classification with the network's own head, or one fitted to the merged features.
+
+    Attributes:
+        adaptation: what is fitted to each merge before it is measured.
+        class_names: of the network's classes, in order; None when nothing names or counts them.
+    """
 
     metrics: ClassVar[tuple[str, ...] | None] = ("accuracy", "balanced_accuracy", "cross_entropy")
     version: ClassVar[int] = 2
@@ -59,14 +64,19 @@ class ImageClassification(Classifier):
             given = {"split": split, "limit": limit, "seed": dataset.seed if seed is None else seed}
             return self._load(dataset.model_copy(update=given))
 
-        self._adaptation = Adaptation(self._args.batch_norm, self._args.refit_head, draw, task.name)
+        self.adaptation = Adaptation(self._args.batch_norm, self._args.refit_head, draw, task.name)
 
     @property
     def key(self) -> str:
         """Content key of images, labels, adaptation and code version; the batch size is no content."""
         labels = hashlib.sha256(self.labels_n.tobytes()).hexdigest()
-        facts = ["image_classification", self.version, self._images.key, labels, self._adaptation.facts]
+        facts = ["image_classification", self.version, self._images.key, labels, self.adaptation.facts]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    @property
+    def images(self) -> Images:
+        """What is measured on."""
+        return self._images
 
     @property
     def examples(self) -> int:
@@ -104,6 +114,7 @@ class ImageClassification(Classifier):
         """Labels [n] as the network numbers its classes, as far as its config says; a fitted head takes the data's."""
         labels_n, wanted = np.array(self._images.y), self._args.label_map
         network = _network_classes(self._context) if self._args.refit_head is None else None
+        self.class_names = class_titles(self._images.class_names, network, label_map=wanted)
         if network is not None:
             return network_labels(labels_n, self._images.class_names, network, label_map=wanted, task=self._name)
         if wanted not in (None, "by_number"):
@@ -116,7 +127,7 @@ class ImageClassification(Classifier):
         return load_images(dataset, self._context, mean=self._args.mean, std=self._args.std)
 
     def _adapted(self, candidate: Candidate) -> dict[str, torch.Tensor]:
-        return self._adaptation.tensors(candidate, lambda images: self._feed(images, candidate.device))
+        return self.adaptation.tensors(candidate, lambda images: self._feed(images, candidate.device))
 
     def _feed(self, images: Images, device: torch.device) -> ImageFeed:
         if images.key not in self._feeds:

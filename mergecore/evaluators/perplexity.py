@@ -49,8 +49,54 @@ class PerplexityArguments(BaseModel):
     separator: str | None = Field(None, description="Between documents; default: the token for the end of a text.")
 
 
+class TokenWindows:
+    """The windows of a stream of tokens.
+
+    Args:
+        ids: [total] token numbers, at least two.
+        window: tokens that the network reads at once.
+        stride: tokens from window to window, at most ``window``.
+
+    Attributes:
+        tokens_w: how many tokens each window scores.
+    """
+
+    def __init__(self, ids: np.ndarray, *, window: int, stride: int) -> None:
+        self._ids, self._window, self._stride = ids, window, stride
+        further = math.ceil((len(ids) - 1 - window) / stride)
+        self._begins_w = stride * np.arange(1 + max(0, further))
+        self.tokens_w = np.diff(np.minimum(self._begins_w + window, len(ids) - 1), prepend=0)
+
+    def __len__(self) -> int:
+        return len(self._begins_w)
+
+    def nats(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
+        """[b] float64, the negative log-likelihoods of what each of these windows scores."""
+        inputs_bL, targets_bL, scored_bL = self._tokens(self._begins_w[rows])
+        module = candidate.module()
+        with candidate.forward():
+            logits_bLV = module(input_ids=inputs_bL.to(candidate.device), use_cache=False).logits
+            return _sum_of_nats(logits_bLV, targets_bL.to(candidate.device), scored_bL)
+
+    def _tokens(self, begins_b: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, list[slice]]:
+        """Tokens and those after them, each [b, L], and which of the latter each window scores."""
+        last = len(self._ids) - 1
+        places_bL = begins_b[:, None] + np.arange(min(self._window, last))
+        tokens_bL, after_bL = (
+            torch.from_numpy(self._ids[np.minimum(places_bL + ahead, last)].astype(np.int64)) for ahead in (0, 1)
+        )
+        new = self._window - self._stride
+        scored = [slice(new if begin else 0, min(self._window, last - begin)) for begin in begins_b.tolist()]
+        return tokens_bL, after_bL, scored
+
+
 class Perplexity(Evaluator):
-    """Perplexity, loss in nats for each token, and bits for each byte of text, of a causal language model."""
+    """Perplexity, loss in nats for each token, and bits for each byte of text, of a causal language model.
+
+    Attributes:
+        window: tokens that the network reads at once.
+        stride: tokens from window to window.
+    """
 
     metrics: ClassVar[tuple[str, ...] | None] = ("perplexity", "loss", "bits_per_byte")
     version: ClassVar[int] = 1
@@ -59,27 +105,26 @@ class Perplexity(Evaluator):
         dataset = required_dataset(task, dataset)
         self._args = parse_arguments(PerplexityArguments, task)
         self._task, self._context = task, context
-        self._window, self._stride = self._reach()
+        self.window, self.stride = self._reach()
         stream = load_token_stream(dataset, context, separator=self._args.separator)
         self._ids: np.ndarray = stream.ids[: self._args.max_tokens]
         if len(self._ids) < 2 or not stream.bytes:
             raise InputError(f"The split {dataset.split!r} of {dataset.path!r} holds no text.")
         self._stream_key, self._documents = stream.key, len(stream.documents) - 1
         self._bytes_per_token = stream.bytes / (len(stream) - 1)  # of the whole stream: cut tokens have no bytes
-        further = math.ceil((len(self._ids) - 1 - self._window) / self._stride)
-        self._begins_w = self._stride * np.arange(1 + max(0, further))
+        self._windows = TokenWindows(self._ids, window=self.window, stride=self.stride)
         self._batcher: Batcher | None = None
 
     @property
     def key(self) -> str:
         """Content key of tokens, windows and code version; the batch size is no content."""
-        facts = ["perplexity", self.version, self._stream_key, len(self._ids), self._window, self._stride]
+        facts = ["perplexity", self.version, self._stream_key, len(self._ids), self.window, self.stride]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
     def examples(self) -> int:
         """Number of windows."""
-        return len(self._begins_w)
+        return len(self._windows)
 
     @property
     def rows(self) -> int:
@@ -89,15 +134,14 @@ class Perplexity(Evaluator):
     def evaluate(self, candidate: Candidate) -> Measurement:
         """One pass over the windows."""
         if self._batcher is None:
-            example_bytes = language_model_bytes(self._context, self._window)
+            example_bytes = language_model_bytes(self._context, self.window)
             self._batcher = Batcher(self._args.batch_size, example_bytes=example_bytes, device=candidate.device)
 
         def nats(start: int, stop: int) -> torch.Tensor:
-            return self._nats(candidate, self._begins_w[start:stop])
+            return self._windows.nats(candidate, np.arange(start, stop))
 
         nats_w = torch.cat(self._batcher.map(self.examples, nats)).cpu().numpy()
-        tokens_w = self._tokens_w
-        found = token_metrics(nats_w, tokens_w, bytes_per_token=self._bytes_per_token)
+        found = token_metrics(nats_w, self._windows.tokens_w, bytes_per_token=self._bytes_per_token)
         return Measurement(
             {name: value for name, (value, _) in found.items()},
             {name: error for name, (_, error) in found.items() if math.isfinite(error)},
@@ -107,7 +151,7 @@ class Perplexity(Evaluator):
     def loss(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
         """Nats for each token that these windows score."""
         with candidate.mode():
-            return self._nats(candidate, self._begins_w[rows]).sum() / float(self._tokens_w[rows].sum())
+            return self._windows.nats(candidate, rows).sum() / float(self._windows.tokens_w[rows].sum())
 
     def check(self, base: Any) -> None:
         """The network predicts tokens, and knows all of these."""
@@ -134,30 +178,6 @@ class Perplexity(Evaluator):
                 "so some would never be scored."
             )
         return window, stride
-
-    @property
-    def _tokens_w(self) -> np.ndarray:
-        """How many tokens each window scores."""
-        return np.diff(np.minimum(self._begins_w + self._window, len(self._ids) - 1), prepend=0)
-
-    def _nats(self, candidate: Candidate, begins_b: np.ndarray) -> torch.Tensor:
-        """[b] float64, the negative log-likelihoods of what each window scores."""
-        inputs_bL, targets_bL, scored_bL = self._windows(begins_b)
-        module = candidate.module()
-        with candidate.forward():
-            logits_bLV = module(input_ids=inputs_bL.to(candidate.device), use_cache=False).logits
-            return _sum_of_nats(logits_bLV, targets_bL.to(candidate.device), scored_bL)
-
-    def _windows(self, begins_b: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, list[slice]]:
-        """Tokens and those after them, each [b, L], and which of the latter each window scores."""
-        last = len(self._ids) - 1
-        places_bL = begins_b[:, None] + np.arange(min(self._window, last))
-        tokens_bL, after_bL = (
-            torch.from_numpy(self._ids[np.minimum(places_bL + ahead, last)].astype(np.int64)) for ahead in (0, 1)
-        )
-        new = self._window - self._stride
-        scored = [slice(new if begin else 0, min(self._window, last - begin)) for begin in begins_b.tolist()]
-        return tokens_bL, after_bL, scored
 
 
 def _sum_of_nats(logits_bLV: torch.Tensor, targets_bL: torch.Tensor, scored_b: list[slice]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from mergecore.data.texts import load_texts
+from mergecore.data.texts import Texts, load_texts
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Context, Measurement, parse_arguments, required_dataset
 from mergecore.evaluators.batching import Batcher, BatchSize
-from mergecore.evaluators.class_names import LabelMap, network_class_names, network_labels
+from mergecore.evaluators.class_names import LabelMap, class_titles, network_class_names, network_labels
 from mergecore.evaluators.classification import Classifier, measure_classifier
 from mergecore.evaluators.networks import hidden_bytes, network_class, network_config
 
@@ -46,6 +46,9 @@ class SequenceClassification(Classifier):
     Padding goes after the text, where no position and no causal attention depends on it, so that a text has the same
     logits alone and in any batch. Networks that look for the last token of a text do so by the padding token; one whose
     config names none is told the tokenizer's for the time of the pass.
+
+    Attributes:
+        class_names: of the network's classes, in order; None when nothing names or counts them.
     """
 
     metrics: ClassVar[tuple[str, ...] | None] = (
@@ -62,14 +65,12 @@ class SequenceClassification(Classifier):
         self._args = parse_arguments(SequenceArguments, task)
         self._task, self._context = task, context
         config = network_config(context)
-        texts = load_texts(dataset, context, max_length=self._args.max_length)
-        at_end = config.get("model_type") in READ_AT_THE_END
-        self._texts = texts if at_end else replace(texts, padding_side="right")
+        self._texts = padded_for(config, load_texts(dataset, context, max_length=self._args.max_length))
         self.labels_n, classes = self._network_labels(config)
         if task.metric == "f1" and classes not in (2, None):
             raise InputError(f"The task {task.name!r} has {classes} classes, but f1 is measured for two.")
         # long texts first: a batch that does not fit memory is met at once; stable, so that batches never vary
-        self._order_n = np.argsort(-texts.lengths, kind="stable")
+        self._order_n = np.argsort(-self._texts.lengths, kind="stable")
         self._batcher: Batcher | None = None
 
     @property
@@ -100,14 +101,7 @@ class SequenceClassification(Classifier):
 
     def logits(self, candidate: Candidate, rows: np.ndarray) -> torch.Tensor:
         """Of these texts, as one batch."""
-        module = candidate.module()
-        with _padding_token(module, self._texts.pad_id) as pad_id:
-            inputs = self._inputs(rows, pad_id, candidate.device)
-            with candidate.forward():
-                logits_bC: torch.Tensor = module(**inputs).logits
-        if logits_bC.ndim != 2:
-            raise InputError(f"The task {self._task.name!r} is measured on a network that classifies no texts.")
-        return logits_bC
+        return text_logits(candidate, self._texts, rows, task=self._task.name)
 
     def check(self, base: Any) -> None:
         """The network that the config describes is a sequence classifier."""
@@ -128,18 +122,37 @@ class SequenceClassification(Classifier):
         elif (network_class(self._context) or "").endswith("ForSequenceClassification"):
             network = network_class_names(config)
         elif self._args.label_map in (None, "by_number"):
+            self.class_names = self._texts.class_names
             return labels_n, None
         else:
             raise InputError(f"The task {self._task.name!r}: args.label_map needs a config.json that names classes.")
         names = self._texts.class_names
+        self.class_names = class_titles(names, network, label_map=self._args.label_map)
         found = network_labels(labels_n, names, network, label_map=self._args.label_map, task=self._task.name)
         return found, len(network)
 
-    def _inputs(self, rows: np.ndarray, pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-        inputs = self._texts.batch(rows, device)
+
+def padded_for(config: Mapping[str, Any], texts: Texts) -> Texts:
+    """The texts, padded where the network that ``config`` describes is not disturbed by it."""
+    return texts if config.get("model_type") in READ_AT_THE_END else replace(texts, padding_side="right")
+
+
+def text_logits(candidate: Candidate, texts: Texts, rows: np.ndarray, *, task: str) -> torch.Tensor:
+    """Logits [b, C] of some texts, as one batch.
+
+    Raises:
+        InputError: the network does not classify texts.
+    """
+    module = candidate.module()
+    with _padding_token(module, texts.pad_id) as pad_id:
+        inputs = texts.batch(rows, candidate.device)
         inputs["input_ids"].masked_fill_(inputs["attention_mask"] == 0, pad_id)
         inputs["attention_mask"][~inputs["attention_mask"].any(dim=1), 0] = 1  # without a token: one of padding
-        return inputs
+        with candidate.forward():
+            logits_bC: torch.Tensor = module(**inputs).logits
+    if logits_bC.ndim != 2:
+        raise InputError(f"The task {task!r} is measured on a network that classifies no texts.")
+    return logits_bC
 
 
 @contextlib.contextmanager

@@ -130,7 +130,7 @@ def routed_record(
                 "pairs": N * (N - 1) // 2,
                 "kinds": {
                     kind: {
-                        "depths": depth.tolist(),
+                        "blocks": depth.tolist(),
                         "modules": [f"blocks.{g}.{kind}" for g in depth],
                         "cosine": [None, *(level + 0.02 * rng.random(modules - 1)).tolist()],
                         "distance": (1e-3 * (level + 0.1 * rng.random(modules))).tolist(),

@@ -30,9 +30,10 @@ from mergecore.fidelity import Correction, grown_count, nearest_front
 from mergecore.files import home_folder
 from mergecore.fronts.indicators import hypervolume
 from mergecore.fronts.spread import spread_points
+from mergecore.measured import shares
 from mergecore.sampling import sample
 from mergecore.search.map import MapSearch
-from mergecore.study import Study, new_search, prepare, shares
+from mergecore.study import Study, new_search, prepare
 
 MODELS = (2, 3, 8)
 SEEDS = 3

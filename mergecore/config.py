@@ -61,13 +61,19 @@ class DatasetConfig(Section):
     test_split: str | None = Field(
         None, description="A split that takes no part in the choice; reported for the front."
     )
+    train_split: str | None = Field(
+        None, description="Labelled examples for methods that learn by gradients; default: those of 'split'."
+    )
     limit: int | None = Field(None, gt=0, description="Use at most so many examples, a class-stratified draw.")
+    train_limit: int | None = Field(None, gt=0, description="The same for train_split.")
     seed: int = Field(0, ge=0, description="Seed of that draw.")
 
     @model_validator(mode="after")
     def _held_out_is_apart(self) -> DatasetConfig:
         if self.test_split == self.split:
             raise ValueError(f"the test_split {self.split!r} is the split that coefficients are chosen on")
+        if self.test_split is not None and self.test_split == self.train_split:
+            raise ValueError(f"the test_split {self.test_split!r} is the split that is trained on")
         return self
 
 
@@ -242,6 +248,12 @@ class StudyConfig(Section):
     def comparison(self) -> CompareConfig:
         """What the flow `compare` compares: what the study says, or the defaults."""
         return self.compare or CompareConfig()
+
+    @property
+    def learns(self) -> bool:
+        """Whether a method of the study learns on labelled data by gradients."""
+        methods = [self.search.method, *(method.method for method in (self.compare.methods if self.compare else ()))]
+        return any(SEARCHES.get(name).learns for name in methods if name in SEARCHES)
 
     def untransformed(self) -> StudyConfig:
         """The study over the task vectors as they are."""

@@ -12,7 +12,9 @@ import torch
 from mergecore.data.cache import decoded
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Evaluator
-from mergecore.study import Study, build_network
+from mergecore.measured import build_network
+from mergecore.pareto_moe.unloading import open_unloading
+from mergecore.study import Study
 from mergecore.task_matrix import BlockMap, TaskMatrix, open_task_matrix
 
 
@@ -54,6 +56,7 @@ class CandidateEvaluator:
         # a base in the wanted 16-bit format is merged in float32 and rounded to it, as its export would be
         self._dtype = wanted if matrix.base_P.dtype == wanted else torch.float32
         self._matrix = matrix.to(self._device) if self._fits(matrix) else matrix
+        self._unloading = open_unloading(study.routers, matrix.layout) if study.routers is not None else None
         self._merged_P = self._matrix.new_candidate(self._dtype)
         self._candidate_P = self._merged_P.to(self._device)  # the same tensor where the matrix is
         self._evaluators: dict[int, Evaluator] = {}
@@ -85,8 +88,14 @@ class CandidateEvaluator:
         return self._candidate_P
 
     def merge(self, coefficients: np.ndarray, *, blocks: BlockMap | None = None) -> None:
-        """Make the candidate with these coefficients, [N] or [G, N] with ``blocks``, the one in the buffer."""
-        self._matrix.merge(coefficients, out=self._merged_P, blocks=blocks)
+        """Make the candidate with these coefficients, [N] or [G, N] with ``blocks``, the one in the buffer.
+
+        Where the study has routers, a preference [T] takes the place of the coefficients.
+        """
+        if self._unloading is not None and blocks is None:
+            self._unloading.merge(self._matrix, coefficients, out=self._merged_P)
+        else:
+            self._matrix.merge(coefficients, out=self._merged_P, blocks=blocks)
         if self._candidate_P is not self._merged_P:
             self._candidate_P.copy_(self._merged_P)
 

@@ -17,7 +17,9 @@ from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder
 from mergecore.markdown import cell
-from mergecore.study import Study, network
+from mergecore.measured import network
+from mergecore.pareto_moe.unloading import open_unloading
+from mergecore.study import Study
 from mergecore.task_matrix import open_task_matrix
 
 SHARD_BYTES = 5 << 30
@@ -60,7 +62,7 @@ def export_model(
 
     Args:
         study: the prepared study.
-        coefficients: [N].
+        coefficients: [N]; a preference [T] where the study has routers.
         folder: where to; must not exist or be empty.
         measured: kind ("predicted", "real", "test") to task to metric, for the card.
         head: write the network of this model, its head included; None writes the base's network.
@@ -80,7 +82,11 @@ def export_model(
         folder.rmdir()
     base = open_checkpoint(study.config.base, home=study.home)
     matrix = open_task_matrix(study.matrix_folder, key=study.matrix_key, models=study.models)
-    infos, state = _network(study, base, matrix.named(matrix.merge(coefficients)), head)
+    if study.routers is None:
+        merged_P = matrix.merge(coefficients)
+    else:
+        merged_P = open_unloading(study.routers, matrix.layout).merge(matrix, coefficients)
+    infos, state = _network(study, base, matrix.named(merged_P), head)
     for name, tensor in (adapted or {}).items():
         infos[name] = TensorInfo(tuple(tensor.shape), infos[name].dtype if name in infos else tensor.dtype)
         state[name] = tensor
@@ -184,6 +190,7 @@ def _card(
     front_matter: dict[str, Any] = {"tags": ["merge", "mergecore"], "base_model": config.base}
     kinds = {"predicted": "predicted by surrogate", "real": "measured", "test": "measured, held out"}
     shown = {kind: values for kind, values in measured.items() if values}
+    routed = study.routers is not None
     own = {name: f"{float(c):.17g}" for name, c in zip(study.models, coefficients, strict=True)}
     lines = [
         "---",
@@ -196,8 +203,12 @@ def _card(
         *([f"Its head is that of {cell(head)}; it was not merged.", ""] if head is not None else []),
         "| model | source | scaling coefficient |",
         "|---|---|---|",
-        *(f"| {cell(model.name)} | {cell(model.source)} | {own.get(model.name, '')} |" for model in config.models),
+        *(
+            f"| {cell(model.name)} | {cell(model.source)} | {'by module' if routed else own.get(model.name, '')} |"
+            for model in config.models
+        ),
         "",
+        *(["| task | preference |", "|---|---|", *(f"| {cell(n)} | {r} |" for n, r in own.items()), ""] * routed),
         "| task | metric | " + " | ".join(kinds[kind] for kind in shown) + " |",
         "|---|---|" + "---|" * len(shown),
         *(
@@ -218,6 +229,11 @@ def _card(
 def _method(study: Study, coefficients: np.ndarray, found_by: str) -> str:
     """How the models were merged, in one sentence."""
     count, config = len(study.config.models), study.config
+    if study.routers is not None:
+        return (
+            f"A merge of {count} fine-tuned models by `{cell(found_by)}`: trained routers, unloaded at the preference "
+            f"below, gave each module scaling coefficients of its own (routers `{study.routers.stem}`)."
+        )
     if study.of_models:
         return (
             f"A merge of {count} fine-tuned models: `theta = theta_pre + sum_n c_n (theta_n - theta_pre)`, "

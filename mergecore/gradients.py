@@ -11,10 +11,12 @@ Shape suffixes: N models, G blocks, P stored elements.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.evaluators.base import Candidate, Evaluator
@@ -31,16 +33,18 @@ class Networks:
     Args:
         study: a prepared study over task vectors.
         threads: torch threads of this process; as many as there are already by default.
+        checkpoint_activations: keep only what goes into each block of a network, and compute the rest of its
+            activations again for the backward pass.
     """
 
-    def __init__(self, study: Study, *, threads: int | None = None) -> None:
-        self._study = study
+    def __init__(self, study: Study, *, threads: int | None = None, checkpoint_activations: bool = False) -> None:
+        self._study, self._checkpoint = study, checkpoint_activations
         self._candidates = CandidateEvaluator(study, threads=threads or torch.get_num_threads())
         self._coefficients = np.zeros(len(study.models))
         self._bound: set[int] = set()
         buffer = self._candidates.weights_P
         self._places = {entry.offset: index for index, entry in enumerate(self._candidates.matrix.layout.entries)}
-        self._storage, self._start = buffer.untyped_storage().data_ptr(), buffer.storage_offset()
+        self._storage, self._start = buffer.untyped_storage().data_ptr(), int(buffer.storage_offset())
 
     @property
     def evaluators(self) -> CandidateEvaluator:
@@ -67,7 +71,9 @@ class Networks:
         if id(module) not in self._bound:
             for parameter in module.parameters():
                 if parameter.untyped_storage().data_ptr() == self._storage:
-                    self.bind(parameter, self._places[parameter.storage_offset() - self._start])
+                    self.bind(parameter, self._places[int(parameter.storage_offset()) - self._start])
+            if self._checkpoint:
+                checkpoint_blocks(module)
             self._bound.add(id(module))
         with torch.inference_mode(False), torch.enable_grad():
             loss = loss_of(self._candidates.evaluator(measured), candidate)
@@ -127,14 +133,21 @@ class CoefficientGradients(Networks):
     Args:
         study: a prepared study over task vectors.
         block_of: name of a tensor to its block, None where it has none.
-        threads: torch threads of this process.
+        threads, checkpoint_activations: as for `Networks`.
 
     Attributes:
         blocks: the G blocks that there are tensors of.
     """
 
-    def __init__(self, study: Study, block_of: Callable[[str], str | None], *, threads: int | None = None) -> None:
-        super().__init__(study, threads=threads)
+    def __init__(
+        self,
+        study: Study,
+        block_of: Callable[[str], str | None],
+        *,
+        threads: int | None = None,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__(study, threads=threads, checkpoint_activations=checkpoint_activations)
         matrix = self._candidates.matrix
         self.blocks = matrix.layout.blocks(block_of)
         numbers = {name: g for g, name in enumerate(self.blocks.names)}
@@ -178,3 +191,21 @@ class CoefficientGradients(Networks):
             self._pulled_GN[block] += matrix.pull_back(index, gradient.to(matrix.device))
 
         parameter.register_post_accumulate_grad_hook(pull)
+
+
+def checkpoint_blocks(module: torch.nn.Module) -> int:
+    """Let the repeated blocks of a network keep their inputs only; returns how many there are.
+
+    Repeated are the members of a list of at least two modules of one class that lies in no other such list.
+    """
+    found = 0
+    for child in module.children():
+        blocks = list(child.children())
+        is_list = isinstance(child, (torch.nn.ModuleList, torch.nn.Sequential))
+        if is_list and len(blocks) > 1 and len({type(block) for block in blocks}) == 1:
+            for block in blocks:
+                block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            found += len(blocks)
+        else:
+            found += checkpoint_blocks(child)
+    return found

@@ -16,7 +16,7 @@ class PluginOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Model = TypeVar("Model", bound=PluginOptions)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_options(model: type[Model], given: Mapping[str, Any], *, owner: str, where: str) -> Model:

@@ -10,7 +10,9 @@ from pathlib import Path
 from mergecore.budget import affordable, budget_notes, check_budget
 from mergecore.checkpoints import Checkpoint
 from mergecore.config import StudyConfig
-from mergecore.study import Opened, new_search, open_study, shares
+from mergecore.measured import shares
+from mergecore.search.pwe_moe import PweMoeOptions
+from mergecore.study import Opened, new_search, open_study
 from mergecore.timing import seconds_of_evaluations, workers_here
 
 
@@ -29,6 +31,7 @@ class CheckResult:
         examples: task to number of examples; 0 when unknown.
         seconds: task to seconds of one evaluation, from one timed batch; tasks that cannot be timed are missing.
         workers: how many of them would work at the same time here.
+        training: what is trained before anything is evaluated; empty when nothing is.
     """
 
     @property
@@ -52,6 +55,7 @@ class CheckResult:
     examples: dict[str, int]
     seconds: dict[str, float]
     workers: int
+    training: str
     warnings: tuple[str, ...]
 
 
@@ -77,7 +81,7 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
     share_T = shares(opened.measured)
     check_budget(config.budget, search, share_T)
     warnings += [*search.notes(), *budget_notes(config.budget, search, share_T)]
-    held_out = sum(item.held_out for item in opened.measured)
+    held_out = sum(item.role == "held_out" for item in opened.measured)
     vectors, price = affordable(config.budget, search, share_T)
     pairs, verified = min(search.pairs, vectors * len(config.tasks)), config.front.verify * len(config.tasks)
     return CheckResult(
@@ -95,7 +99,24 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         examples={item.label: item.examples for item in opened.measured},
         seconds=seconds_of_evaluations(config, opened),
         workers=workers_here(config),
+        training=_training(config, base),
         warnings=tuple(warnings),
+    )
+
+
+def _training(config: StudyConfig, base: Checkpoint) -> str:
+    """What PWE-MoE would train, in a few words."""
+    options = config.search
+    if not isinstance(options, PweMoeOptions):
+        return ""
+    from mergecore.pareto_moe.routed_study import plan_routers
+
+    plan = plan_routers(config, options, base.tensors)
+    count, size = len(plan.modules), plan.build().size()
+    tasks = len(config.tasks)
+    return (
+        f"{count} routers with {count * size:,} parameters, {options.steps} steps of "
+        f"{options.preferences_per_step * options.batch_size * tasks} examples"
     )
 
 

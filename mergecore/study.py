@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -19,53 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from mergecore.alignment import BASE_HEAD, Alignment, align
-from mergecore.architectures.base import Architecture
-from mergecore.architectures.build import build_module, resolve
+from mergecore.alignment import Alignment, align
 from mergecore.checkpoints import Checkpoint, open_checkpoint
-from mergecore.config import DatasetConfig, StudyConfig, TaskConfig
+from mergecore.config import StudyConfig
 from mergecore.errors import InputError
-from mergecore.evaluators import EVALUATORS
-from mergecore.evaluators.base import Context, Evaluator
 from mergecore.heads import StoredHead, store_head
+from mergecore.measured import Measured, Role, measured_tasks
 from mergecore.search import SEARCHES, Objectives, Search
 from mergecore.task_vectors import build_task_matrix, check_mergeable
 from mergecore.vocabularies import check_vocabularies
 
 NUMBER_CRUNCHERS = ("torch", "transformers", "numpy")
 """Libraries whose version can change a metric; part of every evaluation's key."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One thing to measure on a candidate: a task on the data of the search, a part of it, or its held-out split.
-
-    Attributes:
-        part: whether it is the part of the data of the search that candidates are measured on first.
-        head: the model whose head measures it; None when every tensor is merged.
-        key: content of data, evaluator, network and head.
-        examples: number of examples of one evaluation; 0 when unknown.
-        rows: number of rows that were drawn from the dataset; 0 when its limit bounds nothing.
-    """
-
-    task: TaskConfig
-    dataset: DatasetConfig | None
-    held_out: bool
-    context: Context
-    head: str | None = None
-    key: str = ""
-    examples: int = 0
-    rows: int = 0
-    part: bool = False
-
-    def evaluator(self) -> Evaluator:
-        """A new evaluator of this task; it opens data, so keep it."""
-        return EVALUATORS.get(self.task.evaluator)(self.task, self.dataset, self.context)
-
-    @property
-    def label(self) -> str:
-        """Name for messages."""
-        return self.task.name + (" (held out)" if self.held_out else " (part of the data)" if self.part else "")
 
 
 @dataclass(frozen=True)
@@ -82,10 +46,13 @@ class Study:
         base_folder: folder with config and tokenizer of the base, if it has one.
         heads: the heads that are not merged, by model; empty when every tensor is merged.
         measured: the T tasks on the data of the search, in config order, then those with a held-out split, then each
-            on a part of the data if candidates are measured on that first.
+            on a part of the data if candidates are measured on that first, then those with training data of their own
+            if the method learns on it.
         device: "cpu" or "cuda": where workers hold candidates.
         precision: of matrix products: "float32", "bfloat16" or "float16".
         fingerprints: content of base, models and data, for the run's config.yaml.
+        routers: trained routers by which a candidate is made of a preference (`mergecore.pareto_moe`); None where it is
+            made of one coefficient for each column.
     """
 
     config: StudyConfig
@@ -99,26 +66,35 @@ class Study:
     device: str
     precision: str
     fingerprints: dict[str, Any]
+    routers: Path | None = None
 
     @property
     def of_models(self) -> bool:
-        """Whether the columns are those of the config's models, and not one merge of them all."""
-        return self.models == tuple(model.name for model in self.config.models)
+        """Whether a candidate has one coefficient for each of the config's models."""
+        return self.routers is None and self.models == tuple(model.name for model in self.config.models)
 
     @property
     def search_tasks(self) -> list[int]:
         """Indices into `measured` of the tasks on the data of the search."""
-        return [i for i, item in enumerate(self.measured) if not (item.held_out or item.part)]
+        return self._with_role("search")
 
     @property
     def held_out_tasks(self) -> list[int]:
         """Indices into `measured` of the held-out splits; empty when the config names none."""
-        return [i for i, item in enumerate(self.measured) if item.held_out]
+        return self._with_role("held_out")
 
     @property
     def part_tasks(self) -> list[int]:
         """Indices into `measured` of the tasks on a part of the data; empty when all of it comes first."""
-        return [i for i, item in enumerate(self.measured) if item.part]
+        return self._with_role("part")
+
+    @property
+    def training_tasks(self) -> list[int]:
+        """Indices into `measured` of what methods learn on by gradients: the training splits, or the search's data."""
+        return self._with_role("training") or self.search_tasks
+
+    def _with_role(self, role: Role) -> list[int]:
+        return [i for i, item in enumerate(self.measured) if item.role == role]
 
     @property
     def objectives(self) -> Objectives:
@@ -151,6 +127,7 @@ class Study:
             models=tuple(models),
             matrix_folder=self.matrix_folder.parent / matrix_key,
             matrix_key=matrix_key,
+            routers=None,
             measured=tuple(
                 replace(
                     item, context=replace(item.context, weights_key=_weights_key(matrix_key, self.heads, item.head))
@@ -159,12 +136,15 @@ class Study:
             ),
         )
 
+    def routed(self, routers: Path) -> Study:
+        """The same tasks, measured on what routers make of the task vectors for a preference.
 
-def shares(measured: Sequence[Measured]) -> np.ndarray:
-    """For each task the share of its examples that every candidate is measured on first, [T]; 1 where that is all."""
-    whole = {item.task.name: item.examples for item in measured if not (item.held_out or item.part)}
-    part = {item.task.name: item.examples for item in measured if item.part}
-    return np.array([part[name] / whole[name] if name in part else 1.0 for name in whole])
+        Args:
+            routers: the trained routers, a file that is named by its content key.
+        """
+        key = hashlib.sha256(json.dumps([self.matrix_key, routers.stem]).encode()).hexdigest()
+        routed = self.over(key, [task.name for task in self.config.tasks])
+        return replace(routed, matrix_folder=self.matrix_folder, routers=routers)
 
 
 def objectives_of(config: StudyConfig) -> Objectives:
@@ -231,17 +211,7 @@ def open_study(config: StudyConfig, home: Path) -> Opened:
     check_mergeable(alignment.base, alignment.models)
     notes = [*alignment.notes, *check_vocabularies(base, models)]
     heads = {name: store_head(home / "heads", head, home / "fingerprints") for name, head in alignment.heads.items()}
-    measured = [_measured(config, home, base, heads, task, task.dataset, False) for task in config.tasks]
-    measured += [
-        _measured(config, home, base, heads, task, _held_out(task.dataset), True)
-        for task in config.tasks
-        if task.dataset is not None and task.dataset.test_split is not None
-    ]
-    if len({item.task.name for item in measured if item.held_out}) not in (0, len(config.tasks)):
-        raise InputError("Some tasks name a test_split and some do not.", "Give every task one, or none.")
-    if config.budget.share < 1:
-        measured += [_part(config, home, base, heads, item) for item in measured if not item.held_out]
-    return Opened(base, models, alignment, heads, tuple(measured), tuple(notes))
+    return Opened(base, models, alignment, heads, measured_tasks(config, home, base, heads), tuple(notes))
 
 
 def prepare(
@@ -296,118 +266,8 @@ def prepare(
     return study.over(matrix.key, study.models)
 
 
-def network(config: StudyConfig, base_folder: Path | None, head: StoredHead | None) -> Architecture:
-    """The network that a task is measured on: the base's, or that of the model whose head it uses.
-
-    Raises:
-        InputError: nothing says how to build it.
-    """
-    if head is None:
-        return resolve(config.architecture, base_folder, config.base)
-    return resolve(config.architecture, head.folder, head.source, classes=head.classes)
-
-
-def build_network(
-    config: StudyConfig,
-    base_folder: Path | None,
-    head: StoredHead | None,
-    weights: Mapping[str, torch.Tensor],
-    device: torch.device,
-) -> torch.nn.Module:
-    """`network`, over tensors on ``device`` (`mergecore.architectures.build.build_module`).
-
-    Raises:
-        InputError: the tensors do not make that network.
-    """
-    return build_module(
-        network(config, base_folder, head),
-        weights,
-        source=head.source if head is not None else config.base,
-        device=device,
-        spare=head is not None,
-    )
-
-
-def _measured(
-    config: StudyConfig,
-    home: Path,
-    base: Checkpoint,
-    heads: dict[str, StoredHead],
-    task: TaskConfig,
-    dataset: DatasetConfig | None,
-    held_out: bool,
-) -> Measured:
-    """One task, opened and checked, with the content key of all but weights and coefficients."""
-    needs_network = EVALUATORS.get(task.evaluator).needs_network
-    head = _head_of(task, heads, needs_network)
-    stored = heads[head] if head is not None else None
-    by_prefix = config.base if config.base.startswith("open_clip:") else ""
-    context = Context(
-        home,
-        base=config.base,
-        base_folder=base.folder,
-        head_folder=stored.folder if stored is not None else None,
-        architecture=config.architecture or by_prefix,
-        classes=stored.classes if stored is not None else None,
-    )
-    try:
-        facts = network(config, base.folder, stored).facts
-    except InputError:
-        if needs_network:
-            raise
-        facts = None  # a function of the user's own may do without
-    item = Measured(task, dataset, held_out, context, head)
-    evaluator = item.evaluator()
-    evaluator.check(base)
-    content = [evaluator.key, facts, stored.digest if stored is not None else None]
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return replace(item, key=key, examples=evaluator.examples, rows=evaluator.rows)
-
-
-def _part(config: StudyConfig, home: Path, base: Checkpoint, heads: dict[str, StoredHead], whole: Measured) -> Measured:
-    """The part of a task's data that comes first: a smaller draw by the same seed, so it lies in what is drawn of it.
-
-    Raises:
-        InputError: the task has no rows to draw from, or no fewer than all.
-    """
-    rows = whole.rows if whole.dataset is not None else 0
-    limit = math.ceil(config.budget.share * rows)
-    if whole.dataset is not None and 0 < limit < rows:
-        dataset = whole.dataset.model_copy(update={"limit": limit})
-        item = _measured(config, home, base, heads, whole.task, dataset, False)
-        if 0 < item.examples < whole.examples:
-            return replace(item, part=True)
-    reason = "is too small for a part of it" if rows else f"is not drawn from by its evaluator {whole.task.evaluator!r}"
-    raise InputError(
-        f"budget.share is {config.budget.share:g}, but the data of the task {whole.task.name!r} {reason}.",
-        "Leave budget.share out.",
-    )
-
-
 def _weights_key(matrix_key: str, heads: dict[str, StoredHead], head: str | None) -> str:
     return matrix_key if head is None else f"{matrix_key}-{heads[head].digest}"
-
-
-def _head_of(task: TaskConfig, heads: dict[str, StoredHead], needs_network: bool) -> str | None:
-    """Whose head measures a task; None when every tensor is merged."""
-    name = task.head or task.name
-    if name in heads:
-        return name
-    own = [head for head in heads if head != BASE_HEAD]
-    if task.head is not None and not (task.head == BASE_HEAD or not own):
-        raise InputError(f"The task {task.name!r}: the model {task.head!r} has no head of its own.", _say_head(own))
-    if own and needs_network:
-        raise InputError(f"The models keep their own heads, and no model is called {task.name!r}.", _say_head(own))
-    return None
-
-
-def _say_head(own: list[str]) -> str:
-    listed = ", ".join(repr(name) for name in own)
-    return f"Say whose head measures the task: 'head: …', one of {listed} or 'base'."
-
-
-def _held_out(dataset: DatasetConfig) -> DatasetConfig:
-    return dataset.model_copy(update={"split": dataset.test_split, "limit": None})
 
 
 def device_of(config: StudyConfig) -> str:

@@ -15,7 +15,8 @@ from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.base import Candidate
 from mergecore.evaluators.batching import estimating
 from mergecore.files import usable_cores
-from mergecore.study import Measured, Opened, build_network, device_of, precision_of
+from mergecore.measured import Measured, build_network
+from mergecore.study import Opened, device_of, precision_of
 
 Weights = dict[str, torch.Tensor]
 
@@ -51,7 +52,7 @@ def seconds_of_evaluations(config: StudyConfig, opened: Opened) -> dict[str, flo
     threads = torch.get_num_threads()
     torch.set_num_threads(config.execution.threads_per_worker)
     try:
-        items = [item for item in opened.measured if not (item.held_out or item.part)]
+        items = [item for item in opened.measured if item.role == "search"]
         found = {item.task.name: _seconds(config, opened, item, zeros, device) for item in items}
     finally:
         torch.set_num_threads(threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from mergecore.figures import front_figure
 from mergecore.fronts.diagnose import diagnose, typical_noise
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume, worst_metrics
+from mergecore.measured import shares
 from mergecore.run_folder import RunRecord, TaskInfo, write_run
 from mergecore.search import Front, Search
-from mergecore.study import Study, shares, versions
+from mergecore.study import Study, versions
 from mergecore.tree import merge_tree
 from mergecore.tree_panels import tree_figure
 from tasks.artifacts import publish
@@ -29,7 +30,15 @@ if TYPE_CHECKING:
 
 
 def write_record(
-    run: Run, search: Search, front: Front, rounds: list[Evaluations], held_out: Evaluations | None, test_PT: np.ndarray
+    run: Run,
+    search: Search,
+    front: Front,
+    rounds: list[Evaluations],
+    held_out: Evaluations | None,
+    test_PT: np.ndarray,
+    *,
+    findings: Mapping[str, Any] | None = None,
+    figures: Mapping[str, bytes] | None = None,
 ) -> RunRecord:
     """Everything the run found, as its folder, its artifacts and its MLflow record.
 
@@ -40,9 +49,12 @@ def write_record(
         rounds: evaluations in order, the verification last.
         held_out: evaluations on the held-out split, if there is one.
         test_PT: held-out metrics of the front; NaN where not measured.
+        findings: of this method alone, for the summary.
+        figures: likewise, name to PNG.
     """
     record = build_record(run, search, front, rounds, held_out, test_PT)
-    pictures = {"front": front_figure(record)}
+    record.summary |= findings or {}
+    pictures = {"front": front_figure(record), **(figures or {})}
     if nodes := merge_tree(record.summary):
         pictures["tree"] = tree_figure(nodes, title=f"{record.name}: merges of nested MAP")
     save_record(run, record)
@@ -173,7 +185,8 @@ def _volumes(run: Run, search: Search, front: Front, rounds: list[Evaluations]) 
     c_KN = search.coefficients_KN
     singles = (c_KN.max(axis=1) == 1) & (np.count_nonzero(c_KN, axis=1) == 1)
     usable = search.metrics_KT[singles]
-    source = "worst of the single-task models on each task"
+    alone = "single-task models" if run.study.routers is None else "unit preferences"
+    source = f"worst of the {alone} on each task"
     if not np.isfinite(usable).any(axis=0).all():
         usable, source = search.metrics_KT, "worst of the samples on each task"
     reference = worst_metrics(usable, maximise=goals.maximise)

@@ -15,9 +15,9 @@ from mergecore.budget import ALL_SAMPLES, MINUTES, PAIRS, Spending, check_budget
 from mergecore.errors import EvaluationError
 from mergecore.fidelity import Correction
 from mergecore.fronts.spread import spread_points
+from mergecore.measured import shares
 from mergecore.search import Front, Search
 from mergecore.search.convergence import Convergence, Round
-from mergecore.study import shares
 from tasks.evaluation import Evaluations, evaluate, known_candidates
 from tasks.parts import evaluate_by_parts
 

@@ -12,6 +12,7 @@ SEARCHES = Registry(
         "bayesian_map": "mergecore.search.bayesian_map:BayesianMapSearch",
         "nested_map": "mergecore.search.nested_map:NestedMapSearch",
         "direct": "mergecore.search.direct:DirectSearch",
+        "pwe_moe": "mergecore.search.pwe_moe:PweMoeSearch",
     },
 )
 """Each entry is a subclass of `Search` with its ``Options``; adding one is a file and a line here."""

@@ -94,6 +94,7 @@ class Search(ABC):
         divisible: whether a front can be found from a part of what was asked for, and from other candidates as well.
         at_once: whether it asks for everything that it wants at once, and goes on from any part of it.
         takes_estimates: whether it may be told metrics that are estimates, where their noise says so.
+        learns: whether what it searches is learned on labelled data by gradients first.
 
     Args:
         options: validated options of this class's ``Options``.
@@ -112,6 +113,7 @@ class Search(ABC):
     divisible: ClassVar[bool] = True
     at_once: ClassVar[bool] = False
     takes_estimates: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
 
     def __init__(self, options: Any, *, models: int, objectives: Objectives) -> None:
         self.options = options

@@ -8,7 +8,7 @@ import numpy as np
 
 from mergecore.errors import NumericalError
 from mergecore.fronts.dominance import non_dominated
-from mergecore.search.base import Front, SearchOptions
+from mergecore.search.base import Front, Search, SearchOptions
 from mergecore.search.sampled import SampledOptions, SampledSearch
 
 if TYPE_CHECKING:
@@ -30,8 +30,17 @@ class DirectSearch(SampledSearch):
 
     def front(self, options: FrontConfig) -> Front:
         """The non-dominated evaluations; rows with a failed metric take no part."""
-        chosen = non_dominated(self.metrics_KT, maximise=self.objectives.maximise)
-        if not chosen.any():
-            raise NumericalError("No coefficient vector was measured on every task, so there is no front.")
-        real = self.metrics_KT[chosen]
-        return Front(self.coefficients_KN[chosen], np.full_like(real, np.nan), real)
+        return measured_front(self)
+
+
+def measured_front(search: Search) -> Front:
+    """The non-dominated part of what a search was told.
+
+    Raises:
+        NumericalError: nothing was measured on every task.
+    """
+    chosen = non_dominated(search.metrics_KT, maximise=search.objectives.maximise)
+    if not chosen.any():
+        raise NumericalError("No candidate was measured on every task, so there is no front.")
+    real = search.metrics_KT[chosen]
+    return Front(search.coefficients_KN[chosen], np.full_like(real, np.nan), real)

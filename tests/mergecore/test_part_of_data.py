@@ -11,8 +11,9 @@ from mergecore.config import parse_config
 from mergecore.data.images import load_images
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
+from mergecore.measured import shares
 from mergecore.preflight import check
-from mergecore.study import prepare, shares
+from mergecore.study import prepare
 
 
 def test_the_part_lies_in_the_whole(pico_config: dict[str, Any], home: Path) -> None:

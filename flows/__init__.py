@@ -11,6 +11,7 @@ FLOWS = Registry(
         "bayesian_map": "flows.bayesian_map:bayesian_map_flow",
         "nested_map": "flows.nested_map:nested_map_flow",
         "direct": "flows.direct:direct_flow",
+        "pwe_moe": "flows.pareto_moe:pareto_moe_flow",
     },
 )
 """Search method to flow."""

@@ -14,6 +14,7 @@ from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.export import export_model
 from mergecore.files import home_folder
+from mergecore.pareto_moe.routed_study import trained_study
 from mergecore.pick import Pick
 from mergecore.registry import did_you_mean
 from mergecore.run_folder import RunRecord
@@ -35,7 +36,7 @@ def export_pick(record: RunRecord, choice: Pick, folder: Path, task: str | None 
     """
     study = prepare(parse_config(record.config, where="the run's config.yaml"), home_folder())
     _check_content(study, record.config)
-    _export(study, choice, folder, task)
+    _export(trained_study(study) if study.config.search.method == "pwe_moe" else study, choice, folder, task)
 
 
 def export_method(record: RunRecord, choice: Pick, folder: Path, task: str | None = None) -> None:
@@ -75,7 +76,7 @@ def _export(study: Study, choice: Pick, folder: Path, task: str | None, found_by
     c_N = np.array(list(choice.coefficients.values()))
     head, adapted = None, None
     if task is not None:
-        names = [item.task.name for item in study.measured if not item.held_out]
+        names = [item.task.name for item in study.measured if item.role == "search"]
         if task not in names:
             raise InputError(f"This run has no task {task!r}.", did_you_mean(task, names))
         index = names.index(task)

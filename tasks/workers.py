@@ -1,30 +1,94 @@
-"""Ray: actors that hold what is heavy, and candidates that travel as N floats. The only importer of ray."""
+"""Ray: actors that hold what is heavy; candidates travel as N floats, batches as row numbers. The only importer of ray.
+
+A training of routers is data-parallel by the same actors: gradients in routing weights are a few kilobytes, so they are
+added up here, in a fixed order, and any number of workers gives the same bits.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
+from mergecore.data.cache import decoded
 from mergecore.errors import EvaluationError, MergecoreError
 from mergecore.evaluation import CandidateEvaluator, Outcome
 from mergecore.files import usable_cores
+from mergecore.pareto_moe.losses import Batch, RoutedLosses, RoutedStudy
 from mergecore.study import Study
 
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
 
 
+class Work(Protocol):
+    """Something that one worker does in one go.
+
+    Class attributes:
+        method: of the worker, which is called with the subject and ``arguments``.
+
+    Attributes:
+        attempts: how often a worker died of it.
+    """
+
+    method: ClassVar[str]
+    attempts: int
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the worker is told."""
+
+    def given_up(self, reason: str) -> Any:
+        """What stands for its result when no worker survives it."""
+
+
+SomeWork = TypeVar("SomeWork", bound=Work)
+
+
 @dataclass
 class Job:
-    """One candidate and the tasks to measure on it."""
+    """One candidate and the tasks to measure on it; gives one outcome a task."""
 
+    method: ClassVar[str] = "evaluate"
     coefficients: tuple[float, ...]
     measured: tuple[int, ...]
     attempts: int = field(default=0, compare=False)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The candidate and the tasks."""
+        return self.coefficients, self.measured
+
+    def given_up(self, reason: str) -> list[Outcome]:
+        """Failed evaluations."""
+        return [Outcome({}, {}, 0, 0.0, reason)] * len(self.measured)
+
+
+@dataclass
+class Gradient:
+    """One batch of a training of routers; gives its loss and its gradient in the routing weights."""
+
+    method: ClassVar[str] = "gradient"
+    batch: Batch
+    place: int
+    attempts: int = field(default=0, compare=False)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The batch."""
+        return (self.batch,)
+
+    def given_up(self, reason: str) -> Any:
+        """There is no step without it.
+
+        Raises:
+            EvaluationError: always.
+        """
+        raise EvaluationError(f"The training of the routers cannot go on: {reason}.")
 
 
 def gpus_per_worker(study: Study) -> float:
@@ -51,7 +115,7 @@ class WorkerPool:
         self._options = study.config.execution
         self._gpus = gpus_per_worker(study)
         self._actors: list[Any] = []
-        self._sent: tuple[Study, Any] | None = None
+        self._sent: tuple[Study | RoutedStudy, Any] | None = None
         self._started_ray = False
         self.deaths = 0
         self.decoded = 0
@@ -74,13 +138,21 @@ class WorkerPool:
         """Workers that are running."""
         return len(self._actors)
 
-    def run(self, study: Study, jobs: Sequence[Job], on_result: Callable[[Job, list[Outcome], str], None]) -> None:
-        """Evaluate every job; results arrive in the order they finish.
+    def peak_bytes(self) -> int:
+        """The most memory that one worker has used: of its GPU where it has one, else resident; 0 without workers."""
+        import ray
+
+        return max(ray.get([actor.peak_bytes.remote() for actor in self._actors]), default=0)
+
+    def run(
+        self, subject: Study | RoutedStudy, jobs: Sequence[SomeWork], on_result: Callable[[SomeWork, Any, str], None]
+    ) -> None:
+        """Do every job; results arrive in the order they finish.
 
         Args:
-            study: what candidates are made of; workers keep what is heavy until another study comes.
+            subject: what candidates are made of; workers keep what is heavy until another one comes.
             jobs: what to do.
-            on_result: called in this process with the job, one outcome a task, and the worker's name.
+            on_result: called in this process with the job, its result, and the worker's name.
 
         Raises:
             EvaluationError: no worker could be started.
@@ -91,28 +163,28 @@ class WorkerPool:
         import ray
 
         self._start(ray, len(jobs))
-        reference = self._send(ray, study)
+        reference = self._send(ray, subject)
         waiting = deque(jobs)
-        queues: dict[Any, deque[tuple[Any, Job]]] = {actor: deque() for actor in self._actors}
+        queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._actors}
         while waiting or any(queues.values()):
             depth = IN_FLIGHT if len(waiting) > len(self._actors) else 1
             for actor, queue in queues.items():
                 while waiting and len(queue) < depth:
                     job = waiting.popleft()
-                    queue.append((actor.evaluate.remote([reference], job.coefficients, job.measured), job))
+                    queue.append((getattr(actor, job.method).remote([reference], *job.arguments), job))
             owners = {queue[0][0]: actor for actor, queue in queues.items() if queue}
             (done,), _ = ray.wait(list(owners), num_returns=1)
             actor = owners[done]
             _, job = queues[actor].popleft()
             try:
-                outcomes, worker = ray.get(done)
+                result, fresh, worker = ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 raise _cause(error) from None
             except ray.exceptions.RayError as error:
                 self._replace(ray, actor, job, queues, waiting, on_result, error)
             else:
-                self.decoded += sum(outcome.decoded for outcome in outcomes)
-                on_result(job, outcomes, worker)
+                self.decoded += fresh
+                on_result(job, result, worker)
 
     def _start(self, ray: Any, jobs: int) -> None:
         if not ray.is_initialized():
@@ -137,10 +209,10 @@ class WorkerPool:
             further = min(wanted, max(1, int(fitting))) - len(self._actors)
             self._actors += [self._new_actor(ray) for _ in range(further)]
 
-    def _send(self, ray: Any, study: Study) -> Any:
-        """A reference by which workers find the study, sent once."""
-        if self._sent is None or self._sent[0] is not study:
-            self._sent = study, ray.put(study)
+    def _send(self, ray: Any, subject: Study | RoutedStudy) -> Any:
+        """A reference by which workers find the subject, sent once."""
+        if self._sent is None or self._sent[0] is not subject:
+            self._sent = subject, ray.put(subject)
         return self._sent[1]
 
     def _cores(self) -> int:
@@ -157,10 +229,10 @@ class WorkerPool:
         self,
         ray: Any,
         actor: Any,
-        job: Job,
-        queues: dict[Any, deque[tuple[Any, Job]]],
-        waiting: deque[Job],
-        on_result: Callable[[Job, list[Outcome], str], None],
+        job: SomeWork,
+        queues: dict[Any, deque[tuple[Any, SomeWork]]],
+        waiting: deque[SomeWork],
+        on_result: Callable[[SomeWork, Any, str], None],
         error: Exception,
     ) -> None:
         """A worker died: what it had not begun goes back to the queue, what it was doing counts one attempt."""
@@ -175,7 +247,7 @@ class WorkerPool:
             waiting.append(job)
             return
         reason = f"the worker died {job.attempts} times: {str(error).strip().splitlines()[0]}"
-        on_result(job, [Outcome({}, {}, 0, 0.0, reason[:500])] * len(job.measured), "")
+        on_result(job, job.given_up(reason[:500]), "")
 
 
 def _cause(error: Any) -> Exception:
@@ -194,19 +266,39 @@ class _Worker:
             os.chdir(folder)
         sys.path.extend(entry for entry in import_path if entry not in sys.path)
         self._threads = threads
-        self._evaluator: CandidateEvaluator | None = None
-        self._study = ""
+        self._held: Any = None
+        self._subject = ""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def evaluate(
         self, study: list[Any], coefficients: tuple[float, ...], measured: tuple[int, ...]
-    ) -> tuple[list[Outcome], str]:
-        """``study`` holds the reference to a study, which Ray resolves only where it is new to this worker."""
-        (reference,) = study
-        if self._evaluator is None or reference.hex() != self._study:
+    ) -> tuple[list[Outcome], int, str]:
+        """Outcomes, how many examples were decoded for them, and the worker's name."""
+        evaluator: CandidateEvaluator = self._hold(study, CandidateEvaluator)
+        outcomes = evaluator.evaluate(coefficients, measured)
+        return outcomes, sum(outcome.decoded for outcome in outcomes), self._name
+
+    def gradient(self, routed: list[Any], batch: Batch) -> tuple[tuple[float, Any], int, str]:
+        """A loss and its gradient, how many examples were decoded for them, and the worker's name."""
+        before = decoded()
+        losses: RoutedLosses = self._hold(routed, RoutedLosses)
+        return losses.gradient(batch), decoded() - before, self._name
+
+    def peak_bytes(self) -> int:
+        """The most memory that this process has used."""
+        import torch
+
+        if torch.cuda.is_available():
+            return int(torch.cuda.max_memory_allocated())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def _hold(self, subject: list[Any], make: Callable[..., Any]) -> Any:
+        """What is made of a subject; the list holds its reference, which Ray resolves only where it is new here."""
+        (reference,) = subject
+        if self._held is None or reference.hex() != self._subject:
             import ray
 
-            self._evaluator = None  # what is heavy goes before its successor comes
-            self._evaluator = CandidateEvaluator(ray.get(reference), threads=self._threads)
-            self._study = reference.hex()
-        return self._evaluator.evaluate(coefficients, measured), self._name
+            self._held = None  # what is heavy goes before its successor comes
+            self._held = make(ray.get(reference), threads=self._threads)
+            self._subject = reference.hex()
+        return self._held

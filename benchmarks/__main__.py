@@ -13,6 +13,7 @@ NAMES = (
     "low_rank",
     "surrogate_front",
     "preprocessing_once",
+    "pwe_moe_step",
     "transform_cost",
     "whole_stack",
     "digits_fronts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ from mergecore.study import Opened, Study, open_study, prepare, versions
 from mergecore.task_matrix import build_seconds
 from tasks.artifacts import Progress, publish_comparison
 from tasks.evaluation import evaluate
+from tasks.pareto_moe import differentiate
 
 if TYPE_CHECKING:
     from tasks.run import Run
@@ -132,9 +134,12 @@ def _result(heat: Heat, comparison: Comparison, method: MethodConfig | Reference
 @task(name="task vectors", task_run_name="task vectors, {label}", cache_policy=NO_CACHE)
 def build(heat: Heat, method: MethodConfig | ReferenceConfig, *, label: str) -> tuple[Study, Contender]:
     """The method's task vectors, built or found by content."""
-    plain, make = heat.run.study, method_study if isinstance(method, MethodConfig) else reference_study
+    plain = heat.run.study
     with heat.run.stage("task vectors"), Progress(f"{label}: task vectors", unit="steps") as progress:
-        return make(method, plain, heat.opened, progress=progress.update)  # type: ignore[arg-type]
+        if isinstance(method, ReferenceConfig):
+            return reference_study(method, plain, heat.opened, progress=progress.update)
+        gradients = functools.partial(functools.partial, differentiate, heat.run)
+        return method_study(method, plain, heat.opened, progress=progress.update, differentiate=gradients)
 
 
 def answer(run: Run, contender: Contender, *, label: str) -> tuple[int, float]:

@@ -6,6 +6,7 @@ root), into ``MERGECORE_HOME/suites``. Without that folder everything here says 
     python -m benchmarks.suites build [NAME …]
     python -m benchmarks.suites run [NAME …]
     python -m benchmarks.suites compare [vision8 | text6]
+    python -m benchmarks.suites routers [vision8 | text6]
 
 A suite is a module with `build`, which returns the study as a config, and a line in `SUITES`.
 """
@@ -32,3 +33,10 @@ COMPARED: dict[str, dict[str, Any]] = {
     "text6": {"multitask_for": (2, 3, 6), "budget": {"transforms_for": (2, 6), "adamerging_for": (2,)}},
 }
 """Suites that all methods are compared on, and for which numbers of models what is dear is done."""
+
+ROUTED: dict[str, dict[str, Any]] = {
+    "vision8": {"counts": (2, 3, 8), "steps": 1000, "full_steps": 250},
+    # a step of routers takes a second a task
+    "text6": {"counts": (2, 6), "steps": 150, "full_steps": 40},
+}
+"""Suites that PWE-MoE is compared on, for how many models, and how long is trained."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.suites build|run|compare [NAME …]``."""
+"""``python -m benchmarks.suites build|run|compare|routers [NAME …]``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import yaml
 
-from benchmarks.suites import COMPARED, SUITES
+from benchmarks.suites import COMPARED, ROUTED, SUITES
 from benchmarks.suites.data import data_folder
 from mergecore.files import home_folder
 
@@ -23,11 +23,11 @@ FINDINGS = Path(__file__).parent / "findings.yaml"
 def main() -> None:
     """Build the named suites, all by default; run them, or compare methods on them, when told to."""
     verb, *names = sys.argv[1:] or ["", ""]
-    known = COMPARED if verb == "compare" else SUITES
-    if verb not in ("build", "run", "compare") or any(name not in known for name in names):
+    known = {"compare": COMPARED, "routers": ROUTED}.get(verb, SUITES)
+    if verb not in ("build", "run", "compare", "routers") or any(name not in known for name in names):
         sys.exit(
             f"Usage: python -m benchmarks.suites build|run [{' | '.join(SUITES)}] …\n"
-            f"       python -m benchmarks.suites compare {' | '.join(COMPARED)} …"
+            f"       python -m benchmarks.suites compare|routers {' | '.join(COMPARED)} …"
         )
     if data_folder() is None:
         print("Suites skipped: the folder of real data is not there (name it with MERGECORE_DATA).")
@@ -49,6 +49,11 @@ def main() -> None:
                 multitask=models,
                 **options["budget"],
             )
+        elif verb == "routers":
+            from benchmarks.suites.comparison import compare_routers
+
+            findings = yaml.safe_load(FINDINGS.read_text("utf-8"))[f"{name}, routers"]
+            compare_routers(config, description=SUITES[name], findings=findings, **ROUTED[name])
         else:
             from benchmarks.suites.fronts import run
 

@@ -44,21 +44,53 @@ def compare(
         if method["method"].startswith("adamerging") and adamerging_for is not None:
             method["models"] = list(adamerging_for)
     references = [{"source": str(folder), "models": [count]} for count, folder in multitask.items()]
-    study = parse_config(config | {"compare": {"methods": methods, "references": references}})
-    out = Path("runs") / f"{study.name}-compare"
+    chosen = {"methods": methods, "references": references}
+    _write(config, chosen, "compare", description=description, findings=findings)
+
+
+def compare_routers(
+    config: dict[str, Any], *, description: str, findings: str, counts: tuple[int, ...], steps: int, full_steps: int
+) -> None:
+    """Compare PWE-MoE with what it is compared with in its paper, and write ``benchmarks/results/routers_<name>.md``.
+
+    Args:
+        config: of the suite; every data set has a split "train".
+        description, findings: as for `compare`.
+        counts: numbers of models.
+        steps: of a training of routers; the paper has 4000.
+        full_steps: of a training of all weights.
+    """
+    methods: list[dict[str, Any]] = [
+        {"method": "pwe_moe", "label": f"PWE-MoE, {name.upper()}, {modules}", "search": search | {"steps": steps}}
+        for name in ("ls", "epo")
+        for modules in ("mlp", "attn+mlp")
+        for search in ({"scalarisation": name, "modules": modules},)
+    ]
+    methods += [{"method": name} for name in ("map", "task_arithmetic", "preference_weights", "ties", "soup")]
+    methods += [{"method": name, "options": {"steps": full_steps}} for name in ("ls", "epo", "mgda")]
+    methods += [{"method": "base"}, {"method": "single"}]
+    tasks = [{**task, "dataset": task["dataset"] | {"train_split": "train"}} for task in config["tasks"]]
+    chosen = {"methods": methods, "counts": list(counts)}
+    _write(config | {"tasks": tasks}, chosen, "routers", description=description, findings=findings)
+
+
+def _write(config: dict[str, Any], chosen: dict[str, Any], kind: str, *, description: str, findings: str) -> None:
+    """Run the comparison, and write its tables and the picture of two models as a page of results."""
+    study = parse_config(config | {"compare": chosen})
+    out = Path("runs") / f"{study.name}-{kind}"
     with running(out):
         from flows.compare import compare_flow  # after `running` has quietened prefect
 
         compare_flow(study, str(out))
-    picture = RESULTS / f"compare_{study.name}.png"
+    picture = RESULTS / f"{kind}_{study.name}.png"
     picture.write_bytes((out / "front-2.png").read_bytes())
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     head = [
-        f"# compare_{study.name}",
+        f"# {kind}_{study.name}",
         f"{description[0].upper()}{description[1:]}.",
-        f"Made by `python -m benchmarks.suites compare {study.name}` on {machine}.",
+        f"Made by `python -m benchmarks.suites {kind} {study.name}` on {machine}.",
         f"## Findings\n\n{findings}",
         f"![Fronts and methods for two models]({picture.name})",
         "",
     ]
-    (RESULTS / f"compare_{study.name}.md").write_text("\n\n".join(head) + (out / "tables.md").read_text())
+    (RESULTS / f"{kind}_{study.name}.md").write_text("\n\n".join(head) + (out / "tables.md").read_text())

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from mergecore.comparison.names import COMPARED, check_options, kind_of, method_names
+from mergecore.comparison.names import COMPARED, check_options, check_search, kind_of, method_names
 from mergecore.errors import InputError
 from mergecore.section import Section, checked_name, known
 from mergecore.transforms import TRANSFORMS
@@ -18,6 +18,9 @@ class MethodConfig(Section):
     method: str = Field(description=f"One of: {', '.join(method_names())}.")
     transform: str = Field("none", description="Of the task vectors, under a search method or a rule.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the transform or the merge.")
+    search: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the search method, where they are not the study's."
+    )
     label: str = Field("", description="What tables call it; default: its name, and the transform's.")
     models: list[int] | None = Field(None, description="For which numbers of models; default: for each.")
 
@@ -27,6 +30,8 @@ class MethodConfig(Section):
             kind = kind_of(self.method)
             if self.options:
                 check_options(self.method, self.transform, self.options)
+            if self.search:
+                check_search(self.method, self.search)
         except InputError as error:
             raise ValueError(str(error)) from None
         known(self.transform, TRANSFORMS)

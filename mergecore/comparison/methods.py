@@ -20,9 +20,12 @@ from mergecore.contenders.base import Contender, Field
 from mergecore.contenders.constant import Soup
 from mergecore.contenders.searched import Searched
 from mergecore.contenders.task_arithmetic import TaskArithmetic
+from mergecore.contenders.unloaded import Unloaded
 from mergecore.fronts.indicators import preferences
 from mergecore.merging import MERGES
 from mergecore.merging.base import merge_study
+from mergecore.pareto_moe.losses import RoutedStudy
+from mergecore.pareto_moe.routed_study import Differentiate, route, train_routers
 from mergecore.run_folder import TaskInfo
 from mergecore.search import SEARCHES, Search
 from mergecore.study import Opened, Study, objectives_of, prepare
@@ -133,7 +136,12 @@ def scale_of(config: StudyConfig) -> str:
 
 
 def method_study(
-    method: MethodConfig, plain: Study, opened: Opened, *, progress: Progress | None = None
+    method: MethodConfig,
+    plain: Study,
+    opened: Opened,
+    *,
+    progress: Progress | None = None,
+    differentiate: Callable[[RoutedStudy], Differentiate] | None = None,
 ) -> tuple[Study, Contender]:
     """The task vectors of a method, built or found by content, and the rule that chooses their coefficients.
 
@@ -142,9 +150,11 @@ def method_study(
         plain: the study over the task vectors as they are.
         opened: its checkpoints.
         progress: called with (steps done, steps in all) while task vectors are built.
+        differentiate: gives who computes the gradients of a method that learns; this process when missing.
 
     Raises:
         InputError: the method cannot be used on these models and tasks.
+        NumericalError: a training diverged.
     """
     kind = kind_of(method.method)
     if kind == "merge":
@@ -157,7 +167,18 @@ def method_study(
         return study, TaskArithmetic(found)
     if kind == "rule":
         return study, CONTENDERS.get(method.method)(found)
-    return study, Searched(found, _search(method, study, found), study.config.front)
+    search = _search(method, study, found)
+    if not search.learns:
+        return study, Searched(found, search, study.config.front)
+    routed = route(study, search.options)
+    _, file = train_routers(
+        routed,
+        search.options,
+        differentiate=differentiate(routed) if differentiate else None,
+        on_step=(lambda training: progress(training.done, search.options.steps)) if progress else None,
+    )
+    study = study.routed(file)
+    return study, Unloaded(_field(study, ()), search, study.config.front)
 
 
 def reference_study(
@@ -203,6 +224,8 @@ def _search(method: MethodConfig, study: Study, found: Field) -> Search:
     """The study's own search options where they are for this method, in a box that suits the transform."""
     config, cls = study.config, SEARCHES.get(method.method)
     own = config.search if config.search.method == method.method else cls.Options(seed=config.search.seed)
+    if method.search:
+        own = cls.Options(**{**own.model_dump(exclude_unset=True), "method": method.method, **method.search})
     if "box" not in config.search.model_fields_set:
         own = own.model_copy(update={"box": (0.0, max(found.scales))})
     return cls(own, models=found.columns, objectives=found.objectives)

@@ -55,3 +55,19 @@ def check_options(method: str, transform: str, options: Mapping[str, Any]) -> No
     name = method if kind in ("transform", "merge") else transform
     cls = KINDS[kind].get(name) if kind in ("transform", "merge") else TRANSFORMS.get(name)
     read_options(cls.Options, options, owner=f"The method {method!r}", where="options")
+
+
+def check_search(method: str, options: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` when the options are not those of the search method."""
+    from mergecore.options import read_options
+
+    if kind_of(method) != "search":
+        raise InputError(f"The method {method!r} is no search method, so it has no search options.")
+    read_options(
+        SEARCHES.get(method).Options, {"method": method, **options}, owner=f"The method {method!r}", where="search"
+    )
+
+
+def takes_preferences(method: str) -> bool:
+    """Whether a method makes its network of a preference, which takes the place of the coefficients."""
+    return kind_of(method) == "search" and bool(SEARCHES.get(method).learns)

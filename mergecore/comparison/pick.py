@@ -11,11 +11,11 @@ import pandas as pd
 import yaml
 
 from mergecore.comparison.config import MethodConfig
-from mergecore.comparison.names import kind_of
+from mergecore.comparison.names import kind_of, takes_preferences
 from mergecore.config import StudyConfig, parse_config
 from mergecore.contenders import CONTENDERS
 from mergecore.errors import InputError, first_line
-from mergecore.pick import Pick, pick_point
+from mergecore.pick import Pick, at_preference, pick_point
 from mergecore.registry import did_you_mean
 from mergecore.run_folder import FRONT_KINDS, RunRecord, TaskInfo, coefficient_columns, front_columns
 
@@ -79,7 +79,10 @@ def read_method(folder: Path, method: str | None, models: int | None) -> RunReco
             f"{chosen.label!r} was not compared for {count} models.", f"It was for {', '.join(map(str, counts))}."
         )
     study = config.first(count)
-    columns = [chosen.method] if kind_of(chosen.method) == "merge" else [model.name for model in study.models]
+    if kind_of(chosen.method) == "merge":
+        columns = [chosen.method]
+    else:
+        columns = [item.name for item in (study.tasks if takes_preferences(chosen.method) else study.models)]
     infos = [
         TaskInfo(name=t.name, metric=t.metric, maximise=t.maximise, lower=t.bounds[0], upper=t.bounds[1])
         for t in study.tasks
@@ -108,6 +111,8 @@ def pick_method_point(record: RunRecord, **wishes: Any) -> Pick:
     method = compared_method(parse_config(record.config), record.summary["method"])
     if method.method == "preference_weights":
         return _by_weights(record, wishes.get("prefer"))
+    if takes_preferences(method.method) and wishes.get("prefer") and not wishes.get("verified"):
+        return at_preference(record, wishes["prefer"])
     if len(record.front) > 1:
         return pick_point(record, **wishes)
     return _point(record, record.front_coefficients()[0], 0)

@@ -220,10 +220,11 @@ class ServedFront:
             raise InputError(
                 f"A preference of {r_T.size} numbers for {count} tasks.", f"Give one each for {', '.join(self.tasks)}."
             )
-        if not np.isfinite(r_T).all() or (r_T < 0).any():
+        with np.errstate(over="ignore"):
+            total = r_T.sum()
+        if not np.isfinite(total) or (r_T < 0).any():
             raise InputError(f"The preference {r_T.tolist()} has an entry that is negative or not finite.")
-        total = r_T.sum()
-        if not 0 < total < np.inf:
+        if not total:
             raise InputError("At least one preference must be above 0.")
         return r_T / total + 0.0  # no negative zero, so that equal preferences have equal bits
 
@@ -274,7 +275,7 @@ class ServedFront:
         network = self._networks.pop(key, None)
         while len(self._networks) >= self._kept:
             self._networks.popitem(last=False)
-        if self._alive in self._networks:
+        if self._alive is not None and self._alive in self._networks:
             self._networks[self._alive].weights_P = buffer_P.clone()
         self._alive = None  # should what follows fail, the buffer is nobody's
         if network is None or network.weights_P is None:

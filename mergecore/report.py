@@ -17,6 +17,7 @@ The page reads these keys of ``RunRecord.summary``, each of them optional, and t
 ``reference_point``        ``values``, task to number
 ``hypervolume_by_round``   one number a round
 ``rounds``                 of nested MAP: its merges
+``pareto_moe``             of PWE-MoE: what its routers learned; the page shows all of it
 =========================  ===============================================================================
 """
 
@@ -56,6 +57,7 @@ def render_report(record: RunRecord, *, folder: str | Path | None = None) -> str
             "page_elements.js",
             "report_charts.js",
             "report_tree.js",
+            "report_routers.js",
             "report_page.js",
         ],
     )
@@ -87,6 +89,7 @@ def page_data(record: RunRecord, *, folder: str | Path | None = None) -> dict[st
         "correlation": diagnosis.get("correlation") or correlation(record),
         "hypervolumeByRound": summary.get("hypervolume_by_round") or [],
         "tree": tree_data(merge_tree(summary)),
+        "routers": summary["pareto_moe"] if record.takes_preferences else None,
         "figures": _figures(record),
         "documents": {
             "config": to_yaml(record.config) if record.config else "",
@@ -100,9 +103,13 @@ def page_data(record: RunRecord, *, folder: str | Path | None = None) -> dict[st
 def references(record: RunRecord) -> list[dict[str, Any]]:
     """The base and the single models as they were measured: rows whose coefficients are zero or one-hot.
 
+    None where networks are made of preferences, whose unit vectors are no single models.
+
     Each has a ``kind`` ("base" or "model"), a ``name`` and its ``metrics`` [T]; the first row counts, and one without
     any metric is passed over.
     """
+    if record.takes_preferences:
+        return []
     coefficients_KN, metrics_KT = record.evaluated_coefficients(), record.evaluated_metrics()
     found: dict[str, dict[str, Any]] = {}
     for coefficients_N, metrics_T in zip(coefficients_KN, metrics_KT, strict=True):

@@ -13,7 +13,7 @@ function pointText(run, index) {
     lines.push(`${plotText(task.name, 24)}: ${parts.join(", ") || "not measured"}`);
   });
   const coefficients = run.front.coefficients[index].slice(0, 10).map((value) => format(value, 3));
-  return [...lines, `coefficients ${coefficients.join(", ")}${run.models.length > 10 ? ", …" : ""}`].join("<br>");
+  return [...lines, `${run.routers ? "preference" : "coefficients"} ${coefficients.join(", ")}${run.models.length > 10 ? ", …" : ""}`].join("<br>");
 }
 
 const coordinates = (rows, dims) =>

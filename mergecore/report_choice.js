@@ -45,6 +45,21 @@ function choose(utilities, weights) {
   return best;
 }
 
+/** Index of the first complete point whose preference is nearest to the weights, -1 when no point is complete. */
+function nearestPreference(preferences, utilities, weights) {
+  const distance = (r) => r.reduce((sum, value, t) => sum + (value - weights[t]) ** 2, 0);
+  return preferences.reduce((best, r, p) => (utilities[p] && (best < 0 || distance(r) < distance(preferences[best])) ? p : best), -1);
+}
+
+/** Whether weights are this preference, once they add up to 1; `mergecore pick` says the same. */
+function isPreference(preference, weights) {
+  const total = weights.reduce((sum, value) => sum + value, 0);
+  return preference.every((value, t) => Math.abs(value - weights[t] / total) <= 1e-6);
+}
+
+/** A preference as it is written in a command, short and still the same. */
+const writtenPreference = (preference) => preference.map((value) => Number(value.toFixed(8)));
+
 /** The words of a command, quoted for a POSIX shell where they need it. */
 function shellQuote(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\"'\"'") + "'";

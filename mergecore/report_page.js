@@ -18,14 +18,15 @@ function header() {
   document.title = `${shorten(run.name, 80)} · Pareto front`;
   byId("name").textContent = run.name;
   byId("name").classList.toggle("long", run.name.length > 70);
-  const counts = `${count(run.models.length, "model")}, ${count(run.tasks.length, "task")}`;
+  const counts = `${count((run.routers ?? run).models.length, "model")}, ${count(run.tasks.length, "task")}`;
   byId("kind").textContent = `Pareto front of a model merge · ${run.method ? `${run.method} · ` : ""}${counts}`;
   byId("sentence").textContent = run.sentence;
   byId("how-to-read").textContent = run.basis === "predicted"
     ? "Each point is one merged model, and no point on the front can be improved on one task without losing on another. " +
       "Hollow points are predictions, filled points were measured on the real merged model; where the two lie apart, the measured one counts."
     : "Each point is one merged model, and no point on the front can be improved on one task without losing on another. " +
-      "Every point was measured on the real merged model; nothing on this front is a prediction.";
+      (run.routers ? "The routers made it of a preference over the tasks, and every point was measured; " : "Every point was measured on the real merged model; ") +
+      "nothing on this front is a prediction.";
 }
 
 function tiles() {
@@ -141,7 +142,12 @@ function sliders() {
   byId("equal").addEventListener("click", () => set(run.tasks.map(() => 50)));
   byId("preferences").addEventListener("submit", (event) => event.preventDefault());
   byId("copy").addEventListener("click", copyCommand);
-  byId("verified-only").parentElement.hidden = run.basis === "real" || !run.verified.length;
+  byId("verified-only").parentElement.hidden = (run.basis === "real" && !run.routers) || !run.verified.length;
+  if (run.routers) {
+    byId("preferences-note").textContent = "Weights are shared out so that they add up to 1: the routers can make a network of any such preference. The nearest one on the front is shown.";
+    byId("verified-only-text").textContent = "only measured preferences, by what was measured";
+    byId("coordinates-title").textContent = "Preference";
+  }
   byId("verified-only").addEventListener("change", (event) => { state.verifiedOnly = event.target.checked; read(); });
   state.raw = inputs.map(() => 50);
   if (run.tasks.length === 1) {
@@ -154,7 +160,7 @@ let frame = 0;
 
 function update() {
   const weights = weightsOf(state.raw);
-  state.chosen = state.pinned >= 0 ? state.pinned : choose(state.verifiedOnly ? run.verifiedUtilities : run.utilities, weights);
+  state.chosen = state.pinned >= 0 ? state.pinned : chosenBy(weights);
   weights.forEach((weight, t) => {
     byId(`share-${t}`).textContent = weight.toFixed(3);
     byId(`weight-${t}`).setAttribute("aria-valuetext", `weight ${weight.toFixed(3)}`);
@@ -164,6 +170,28 @@ function update() {
   frame = requestAnimationFrame(() => state.drawn !== state.chosen && drawFront());
 }
 
+/** Without routers, or of measured points alone, what does best by the weights; else the weights are the preference. */
+function chosenBy(weights) {
+  if (run.routers && !state.verifiedOnly) return nearestPreference(run.front.coefficients, run.utilities, weights);
+  return choose(state.verifiedOnly ? run.verifiedUtilities : run.utilities, weights);
+}
+
+/** Whether the chosen point only stands for the network at the weights, which was not measured. */
+const standsIn = (weights) => run.routers && state.pinned < 0 && !state.verifiedOnly && !isPreference(run.front.coefficients[state.chosen], weights);
+
+function chosenCommand(weights) {
+  if (state.pinned < 0) return pickCommand(run.folder, run.tasks, weights, state.verifiedOnly);
+  if (run.routers) return pickCommand(run.folder, run.tasks, writtenPreference(run.front.coefficients[state.pinned]), false);
+  return boundsCommand(run.folder, run.tasks, run.front[run.basis], state.pinned);
+}
+
+function choiceNote(weights) {
+  const single = run.front.coefficients.length === 1;
+  if (!run.routers) return single ? "The front has a single point: every preference leads to this model." : nearestVerified(state.chosen);
+  return (single ? "The front has a single point: no other measured preference is better on any task. " : "") +
+    (standsIn(weights) ? "No point of the front is at exactly your weights: the numbers are those of the nearest preference on it, the command is for yours." : "");
+}
+
 function chosenPoint(weights) {
   const p = state.chosen;
   if (p < 0) {
@@ -171,7 +199,7 @@ function chosenPoint(weights) {
     return;
   }
   const points = run.front.coefficients.length;
-  byId("choice-title").textContent = `${state.pinned >= 0 ? "Clicked" : "Chosen"}: point ${p + 1} of ${points}` + (run.verified.includes(p) ? ", verified" : ", predicted only");
+  byId("choice-title").textContent = `${state.pinned >= 0 ? "Clicked" : standsIn(weights) ? "Nearest preference" : "Chosen"}: point ${p + 1} of ${points}` + (run.verified.includes(p) ? ", verified" : ", predicted only");
   const values = run.tasks.map((task, t) => `${shorten(task.name, 40)} ${format(run.front[run.basis][p][t])}`);
   byId("choice-live").textContent = `Point ${p + 1} of ${points}: ${values.join(", ")}`;
   const kinds = [["predicted", "Predicted"], ["real", "Verified"], ["test", "Held-out data"]].filter(([kind]) => run.measured[kind]);
@@ -183,9 +211,9 @@ function chosenPoint(weights) {
     return [{ text: task.name, title: `${task.metric}, ${better(task)}` }, ...kinds.map(([kind]) => numberCell(run.front[kind][p][t])), ...(singles.length ? [numberCell(best)] : [])];
   }));
   coefficients(run.front.coefficients[p]);
-  byId("choice-note").textContent = points === 1 ? "The front has a single point: every preference leads to this model." : nearestVerified(p);
-  const text = state.pinned >= 0 ? boundsCommand(run.folder, run.tasks, run.front[run.basis], p) : pickCommand(run.folder, run.tasks, weights, state.verifiedOnly);
-  byId("command-title").textContent = text ? "The command for this point; add --export and a folder to write the checkpoint"
+  byId("choice-note").textContent = choiceNote(weights);
+  const text = chosenCommand(weights);
+  byId("command-title").textContent = text ? `The command for ${standsIn(weights) ? "the network at exactly your weights" : "this point"}; add --export and a folder to write the checkpoint`
     : `No preference and no bounds lead to just this point; its coefficients are in row ${p + 1} of front.csv`;
   byId("command").parentElement.hidden = !text;
   byId("command").textContent = text;
@@ -230,7 +258,7 @@ async function copyCommand() {
 function frontTable() {
   const limit = 200;
   const kinds = [["predicted", "predicted"], ["real", "verified"], ["test", "held-out"]].filter(([kind]) => run.measured[kind]);
-  const header = [{ text: "Point" }, ...run.models.map((model) => ({ text: `c.${shorten(model, 40)}`, number: true })),
+  const header = [{ text: "Point" }, ...run.models.map((model) => ({ text: `${run.routers ? "r" : "c"}.${shorten(model, 40)}`, number: true })),
     ...run.tasks.flatMap((task) => kinds.map(([, word]) => ({ text: `${shorten(task.name, 40)}, ${word}`, number: true })))];
   const rows = run.front.coefficients.slice(0, limit).map((values, p) => [{ text: String(p + 1) }, ...values.map((value) => numberCell(value, 3)),
     ...run.tasks.flatMap((_, t) => kinds.map(([kind]) => numberCell(run.front[kind][p][t])))]);
@@ -310,5 +338,5 @@ function details() {
   for (const id of ["config", "versions", "summary"]) byId(id).textContent = run.documents[id] || "Nothing is recorded.";
 }
 
-drawParts([["name", header], ["figures", tiles], ["front", front], ["merges", merges], ["surrogates", surrogates], ["progress", progress],
+drawParts([["name", header], ["figures", tiles], ["front", front], ["merges", merges], ["routers", routers], ["surrogates", surrogates], ["progress", progress],
   ["trade-off", tradeOff], ["details", details]]);

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mergecore.pick import pick_point
+from mergecore.pick import NO_ROW, Pick, pick_point
 from mergecore.report import correlation, page_data, references, render_report
 from mergecore.run_folder import RunRecord, TaskInfo
-from tests.mergecore.records import HOSTILE_NAMES, make_record, nested_record
+from tests.mergecore.records import HOSTILE_NAMES, make_record, nested_record, routed_record
 
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -101,6 +101,9 @@ RECORDS = {
     "nested": lambda: nested_record("klmno"),
     "hostile tree": lambda: nested_record(HOSTILE_NAMES),
     "nested losses": lambda: nested_record("kl", maximise=False),
+    "routers": lambda: routed_record("ABC", "klm", modules=12),
+    "routers, losses": lambda: routed_record(maximise=False, analysed=False),
+    "hostile routers": lambda: routed_record(HOSTILE_NAMES, HOSTILE_NAMES),
 }
 
 
@@ -132,7 +135,7 @@ def test_policy_allows_the_two_scripts_by_hash_and_no_address() -> None:
 
 
 def test_own_scripts_never_write_markup_nor_fetch() -> None:
-    for name in ("report_choice.js", "report_charts.js", "report_page.js"):
+    for name in ("report_choice.js", "report_charts.js", "report_page.js", "report_routers.js"):
         source = files("mergecore").joinpath(name).read_text("utf-8")
         forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|fetch\(|XMLHttp|https?://|import\("
         assert re.findall(forbidden, source) == []
@@ -203,6 +206,15 @@ def test_base_and_single_models_are_found_among_the_evaluations() -> None:
     assert [reference["name"] for reference in references(record)] == ["base", "n"]
 
 
+def test_unit_preferences_are_no_single_models() -> None:
+    record = routed_record()
+    assert references(record) == []
+    assert page_data(record)["routers"]["routing"] == record.summary["pareto_moe"]["routing"]
+    del record.summary["pareto_moe"]
+    assert [reference["name"] for reference in references(record)] == ["A", "B"]
+    assert page_data(record)["routers"] is None
+
+
 def test_correlation_is_of_what_is_better() -> None:
     record = make_record(tasks="ABC")
     record.tasks[1] = TaskInfo(name="B", metric="loss", maximise=False)
@@ -257,19 +269,58 @@ def test_the_page_chooses_what_its_command_picks(record: RunRecord, tmp_path: Pa
         console.log(JSON.stringify([...byWeights(data.basis, false), ...byWeights("real", true), ...byClick]));
     """
     )
-    (tmp_path / "program.js").write_text(program, "utf-8")
-    answer = subprocess.run(
-        ["node", str(tmp_path / "program.js")],
-        input=json.dumps({"data": data, "sliders": sliders}),
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    cases = [(index, command) for index, command in json.loads(answer.stdout) if command]
+    answer = run_node(program, tmp_path, {"data": data, "sliders": sliders})
+    cases = [(index, command) for index, command in answer if command]
     assert len(cases) > 2 * len(sliders)
     for index, command in cases:
-        assert pick_by(record, command) == index
+        assert pick_by(record, command).index == index
 
 
-def pick_by(record: RunRecord, command: str) -> int:
+@node
+@pytest.mark.parametrize("tasks", ["AB", "ABC", "ABCDE", HOSTILE_NAMES], ids=["two", "three", "five", "hostile"])
+def test_the_page_shows_the_nearest_preference_and_picks_the_exact_one(tasks: list[str], tmp_path: Path) -> None:
+    record = routed_record(tasks, tasks)
+    rng = np.random.default_rng(0)
+    T = len(tasks)
+    sliders = [*rng.integers(0, 101, (25, T)).tolist(), [0] * T, [1] * T, *np.eye(T, dtype=int).tolist()]
+    program = (
+        files("mergecore").joinpath("report_choice.js").read_text("utf-8")
+        + """
+        const { data, sliders } = JSON.parse(require("fs").readFileSync(0, "utf-8"));
+        const preferences = data.front.coefficients;
+        const utility = utilities(data.front.real, data.tasks);
+        const commandOf = (weights) => pickCommand(data.folder, data.tasks, weights, false);
+        const byWeights = sliders.map((raw) => {
+          const weights = weightsOf(raw);
+          const p = nearestPreference(preferences, utility, weights);
+          return [p, isPreference(preferences[p], weights), weights, commandOf(weights)];
+        });
+        const byClick = preferences.map((r, p) => [p, true, r, commandOf(writtenPreference(r))]);
+        console.log(JSON.stringify([...byWeights, ...byClick]));
+    """
+    )
+    data = page_data(record, folder="runs/it's mine")
+    cases = run_node(program, tmp_path, {"data": data, "sliders": sliders})
+    assert {exact for _, exact, _, _ in cases} == {True, False}
+    for index, exact, weights, command in cases:
+        found = pick_by(record, command)
+        assert found.index == (index if exact else NO_ROW)
+        share_T = np.array(weights) / sum(weights)
+        assert list(found.coefficients.values()) == pytest.approx(share_T.tolist(), abs=1e-6)
+        distance_P = np.linalg.norm(record.front_coefficients() - np.array(weights), axis=1)
+        assert distance_P[index] == pytest.approx(distance_P.min())
+
+
+def run_node(program: str, folder: Path, data: object) -> list:
+    """What a script prints as JSON that reads ``data`` from standard input."""
+    (folder / "program.js").write_text(program, "utf-8")
+    answer = subprocess.run(
+        ["node", str(folder / "program.js")], input=json.dumps(data), capture_output=True, text=True, check=True
+    )
+    return json.loads(answer.stdout)
+
+
+def pick_by(record: RunRecord, command: str) -> Pick:
     """The point that the command line would choose."""
     program, verb, folder, *words = shlex.split(command)
     assert (program, verb, folder) == ("mergecore", "pick", "runs/it's mine")
@@ -284,7 +335,7 @@ def pick_by(record: RunRecord, command: str) -> int:
             name, _, number = value.rpartition("=")
             options[option][name] = float(number)
     prefer, at_least = options["--prefer"] or None, options["--at-least"] or None
-    return pick_point(record, prefer=prefer, at_least=at_least, maximize=maximize, verified=verified).index
+    return pick_point(record, prefer=prefer, at_least=at_least, maximize=maximize, verified=verified)
 
 
 @node
@@ -301,9 +352,7 @@ def test_numbers_and_names_are_written_for_reading(tmp_path: Path) -> None:
         ]));
     """
     )
-    (tmp_path / "program.js").write_text(program, "utf-8")
-    answer = subprocess.run(["node", str(tmp_path / "program.js")], capture_output=True, text=True, check=True)
-    numbers, times, names, equal, none, plain, quoted, at_the_bound = json.loads(answer.stdout)
+    numbers, times, names, equal, none, plain, quoted, at_the_bound = run_node(program, tmp_path, None)
     assert numbers == ["0.9123", "9.123", "91.23", "91235", "1.23e+6", "−0.5000", "0", "1.00e−5", "–"]
     assert times == ["1.3 s", "1 min 0 s", "1 min 1 s", "2 h 3 min"]
     assert names == ["&lt;b&gt;&amp;", "abc…", "🦊…"]
@@ -316,7 +365,19 @@ def test_numbers_and_names_are_written_for_reading(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="a browser draws the page here")
 @pytest.mark.parametrize(
     "kind",
-    ["two tasks", "eight tasks", "direct search", "NaN", "no front", "hostile names", "nested", "hostile tree"],
+    [
+        "two tasks",
+        "eight tasks",
+        "direct search",
+        "NaN",
+        "no front",
+        "hostile names",
+        "nested",
+        "hostile tree",
+        "routers",
+        "routers, losses",
+        "hostile routers",
+    ],
 )
 def test_a_browser_draws_every_part(kind: str, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
@@ -333,4 +394,7 @@ def test_a_browser_draws_every_part(kind: str, tmp_path: Path) -> None:
     assert "could not be shown" not in re.sub(r"<script.*?</script>", "", body, flags=re.DOTALL)
     charts = body.count('class="main-svg"')
     assert charts == 0 if kind == "no front" else charts > 4
+    assert body.count('class="chart js-plotly-plot" role="group" aria-label="Routing weights') == {
+        "routers": 4, "routers, losses": 3, "hostile routers": 7,
+    }.get(kind, 0)  # a panel a preference  # fmt: skip
     assert body.count('class="chosen"') == {"nested": 4, "hostile tree": 5}.get(kind, 0)  # a panel a merge

@@ -170,6 +170,23 @@ def pick(
 
 
 @app.command()
+def package(
+    folder: RunFolder,
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the MLflow model.")],
+) -> None:
+    """Package a run's whole front as one MLflow model, asked with a preference that may differ from call to call.
+
+    Example: [bold]mergecore package runs/quickstart servable[/bold]
+    """
+    from flows.serving import package_front
+
+    package_front(folder, target)
+    where = shlex.quote(str(target))
+    typer.echo(f"Model: {target}\n\nNext:")
+    typer.echo(f"  mlflow models serve -m {where} --env-manager local --host 127.0.0.1 --port 5001")
+
+
+@app.command()
 def compare(
     paths: Annotated[
         list[Path], typer.Argument(metavar="RUN RUN … | CONFIG", help="Folders of finished runs, or one study.")

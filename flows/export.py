@@ -21,6 +21,17 @@ from mergecore.run_folder import RunRecord
 from mergecore.study import Study, open_study, prepare
 
 
+def run_study(record: RunRecord) -> Study:
+    """The study of a finished run, prepared again, with its trained routers where it has some.
+
+    Raises:
+        InputError: the sources are gone, or their content is no longer what the run merged.
+    """
+    study = prepare(parse_config(record.config, where="the run's config.yaml"), home_folder())
+    _check_content(study, record.config)
+    return trained_study(study) if study.config.search.method == "pwe_moe" else study
+
+
 def export_pick(record: RunRecord, choice: Pick, folder: Path, task: str | None = None) -> None:
     """Merge the picked coefficients and write the checkpoint.
 
@@ -34,9 +45,7 @@ def export_pick(record: RunRecord, choice: Pick, folder: Path, task: str | None 
     Raises:
         InputError: the sources are gone, or their content is no longer what the run merged; no such task.
     """
-    study = prepare(parse_config(record.config, where="the run's config.yaml"), home_folder())
-    _check_content(study, record.config)
-    _export(trained_study(study) if study.config.search.method == "pwe_moe" else study, choice, folder, task)
+    _export(run_study(record), choice, folder, task)
 
 
 def export_method(record: RunRecord, choice: Pick, folder: Path, task: str | None = None) -> None:

@@ -99,6 +99,20 @@ def front_points(record: RunRecord) -> FrontPoints:
     )
 
 
+def answering_tasks(study: Study) -> list[Measured]:
+    """The tasks whose inputs a front of this study answers, in their order.
+
+    Raises:
+        InputError: there is none.
+    """
+    items = [item for item in study.measured if item.role == "search"]
+    answering = [item for item in items if item.task.evaluator in PREDICTORS]
+    if not answering:
+        kinds = listed(sorted({item.task.evaluator for item in items}))
+        raise InputError(f"No task of this study answers new inputs: its evaluators are {kinds}.")
+    return answering
+
+
 def write_front(study: Study, points: FrontPoints | None, folder: Path) -> None:
     """Write everything that `ServedFront` needs.
 
@@ -110,11 +124,7 @@ def write_front(study: Study, points: FrontPoints | None, folder: Path) -> None:
     Raises:
         InputError: no task's evaluator answers new inputs.
     """
-    items = [item for item in study.measured if item.role == "search"]
-    answering = [item for item in items if item.task.evaluator in PREDICTORS]
-    if not answering:
-        kinds = listed(sorted({item.task.evaluator for item in items}))
-        raise InputError(f"No task of this study answers new inputs: its evaluators are {kinds}.")
+    answering = answering_tasks(study)
     folder.mkdir(parents=True)
     _copy_companions(study.base_folder, folder / BASE)
     shutil.copytree(study.matrix_folder, folder / MATRIX, copy_function=_link)
@@ -133,7 +143,7 @@ def write_front(study: Study, points: FrontPoints | None, folder: Path) -> None:
         "routed": study.routers is not None,
         "front": None if points is None else vars(points),
         "heads": heads,
-        "tasks": [item.task.name for item in items],
+        "tasks": [task.name for task in study.config.tasks],
         "answering": described,
     }
     atomic_write(folder / FACTS, to_json(facts))

@@ -251,9 +251,8 @@ class StudyConfig(Section):
 
     @property
     def learns(self) -> bool:
-        """Whether a method of the study learns on labelled data by gradients."""
-        methods = [self.search.method, *(method.method for method in (self.compare.methods if self.compare else ()))]
-        return any(SEARCHES.get(name).learns for name in methods if name in SEARCHES)
+        """Whether some method of the study may learn on labelled data by gradients."""
+        return bool(SEARCHES.get(self.search.method).learns) or self.compare is not None
 
     def untransformed(self) -> StudyConfig:
         """The study over the task vectors as they are."""

@@ -14,6 +14,9 @@ MERGES = Registry(
         "adamerging_layer": "mergecore.merging.adamerging:LayerWise",
         "iso_c": "mergecore.merging.iso:IsoC",
         "iso_cts": "mergecore.merging.iso:IsoCts",
+        "ls": "mergecore.merging.fine_tuned:LinearScalarisation",
+        "epo": "mergecore.merging.fine_tuned:ExactPareto",
+        "mgda": "mergecore.merging.fine_tuned:MinNorm",
     },
 )
 """Each entry is a `mergecore.merging.base.Merge`; adding one is a file and a line here."""

@@ -40,7 +40,7 @@ class Merge(ABC):
     Class attributes:
         Options: what ``options`` may say.
         version: raised whenever its numbers would change; part of the content key.
-        needs_data: whether it looks at the data of the search (never at held-out data).
+        needs_data: whether it looks at the data of the search, or at training data (never at held-out data).
         scales: factors of the merged task vector that are worth trying; validation data chooses among them.
     """
 
@@ -54,6 +54,10 @@ class Merge(ABC):
 
     def check(self, study: Study) -> None:  # noqa: B027
         """Raise ``InputError`` when this merge cannot be made of the study's models."""
+
+    def tasks(self, study: Study) -> list[int]:
+        """Indices into ``study.measured`` of the data that it looks at, where it ``needs_data``."""
+        return study.search_tasks
 
     def prepare(self, study: Study, matrix: TaskMatrix, progress: Progress | None = None) -> None:  # noqa: B027
         """Look at whatever the merge needs (data, gradients, all tensors) before the first tensor is merged.
@@ -125,8 +129,9 @@ def _content_key(study: Study, name: str, merge: Merge) -> str:
     facts: list[object] = [FORMAT, study.matrix_key, name, merge.version, merge.options.model_dump()]
     facts.append(study.config.merge.storage)
     if merge.needs_data:
-        tasks = [(study.measured[i].task.name, study.measured[i].task.head) for i in study.search_tasks]
-        facts += [tasks, [study.measured[i].key for i in study.search_tasks], study.precision, study.device]
+        items = [study.measured[i] for i in merge.tasks(study)]
+        tasks = [(item.task.name, item.task.head) for item in items]
+        facts += [tasks, [item.key for item in items], study.precision, study.device]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

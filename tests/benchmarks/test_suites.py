@@ -184,7 +184,7 @@ def test_shares_on_test_by_a_slow_twin(
 @pytest.mark.parametrize("arguments", [[], ["bild"], ["build", "vision9"], ["compare", "resnet3"]])
 def test_the_command_line_says_what_it_takes(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["suites", *arguments])
-    with pytest.raises(SystemExit, match=r"benchmarks\.suites compare vision8 \| text6"):
+    with pytest.raises(SystemExit, match=r"benchmarks\.suites compare\|routers vision8 \| text6"):
         main()
 
 

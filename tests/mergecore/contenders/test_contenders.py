@@ -9,6 +9,7 @@ from mergecore.config import FrontConfig
 from mergecore.contenders import CONTENDERS
 from mergecore.contenders.base import Contender, Field
 from mergecore.contenders.searched import Searched
+from mergecore.contenders.unloaded import Unloaded
 from mergecore.errors import InputError, NumericalError
 from mergecore.search import SEARCHES, Objectives
 
@@ -36,7 +37,8 @@ def answered(contender: Contender) -> Contender:
 def contender(name: str, found: Field) -> Contender:
     if name in SEARCHES:
         cls = SEARCHES.get(name)
-        return Searched(found, cls(cls.Options(), models=found.columns, objectives=found.objectives), SMALL)
+        rule = Unloaded if cls.learns else Searched
+        return rule(found, cls(cls.Options(), models=found.columns, objectives=found.objectives), SMALL)
     made: Contender = CONTENDERS.get(name)(found)
     return made
 
@@ -70,6 +72,7 @@ GOLDEN = {
     "nested_map": [0.6774, 0.1892],
     "bayesian_map": [0.6774, 0.1892],
     "direct": [0.6774, 0.1892],
+    "pwe_moe": [0.9, 0.1],  # the preference, of which routers make coefficients
 }
 """Coefficients for the preference (0.9, 0.1)."""
 

@@ -26,6 +26,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "regmean": {"examples": 8},
     "adamerging_task": {"steps": 3},
     "adamerging_layer": {"steps": 3},
+    "ls": {"steps": 6, "learning_rate": 1e-2},
+    "epo": {"steps": 6, "learning_rate": 1e-2},
+    "mgda": {"steps": 6, "learning_rate": 1e-2},
 }
 """Options that keep the tests short."""
 
@@ -113,6 +116,9 @@ GOLDEN: dict[str, tuple[float, float]] = {
     "adamerging_layer": (3.66682, 1.12470),
     "iso_c": (9.46874, -3.44030),
     "iso_cts": (10.21748, -3.76136),
+    "ls": (0.61286, -0.75214),
+    "epo": (0.62246, -0.57963),
+    "mgda": (0.61395, -0.31757),
 }
 """Norm of the merged task vector, and the sum of its elements."""
 

@@ -9,6 +9,9 @@ const compact = (value) => (isNumber(value) ? new Intl.NumberFormat("en", { nota
 const bytes = (value) => (value > 0 ? `${compact(value).replace(/[KMBT]$/, (unit) => ({ K: " k", M: " M", B: " G", T: " T" })[unit])}B` : "–");
 const seriesColour = (index) => getComputedStyle(document.documentElement).getPropertyValue(`--series-${(index % 8) + 1}`).trim();
 
+/** Up to seven numbers of modules or blocks, of which there are `last`. */
+const numbers = (last) => Array.from({ length: last }, (_, i) => i + 1).filter((_, i) => i % Math.ceil(last / 7) === 0);
+
 /** How far routing weights get from lambda, which all panels share as the ends of their colours. */
 function reachOf({ routing, scaling }) {
   return Math.max(1e-6, ...Object.values(routing).flat(2).filter(isNumber).map((value) => Math.abs(value - scaling)));
@@ -22,7 +25,7 @@ function routingFigure({ modules, models, routing, scaling }, name, reach, look)
     xgap: modules.length > 30 ? 0 : 1, ygap: 1, x: modules.map((_, g) => g + 1), colorscale: [[0, look.low], [0.5, look.middle], [1, look.high]] }];
   const title = { text: plotText(preferenceName(name, 30), 36), font: { size: 13, color: look.text }, x: 0.02, xanchor: "left", y: 1, yanchor: "top", pad: { t: 6 } };
   return { data, layout: baseLayout(look, { title, dragmode: false, margin: { l: 10, r: 8, t: 30, b: 38 },
-    xaxis: axis(look, "module, by depth", { showgrid: false, fixedrange: true, tickformat: "d", nticks: 7 }),
+    xaxis: axis(look, "module, by depth", { showgrid: false, fixedrange: true, tickvals: numbers(modules.length) }),
     yaxis: { tickvals: models.map((_, n) => n), ticktext: models.map((model) => plotText(model, 14)), autorange: "reversed", automargin: true,
       showgrid: false, zeroline: false, fixedrange: true, ticks: "" } }) };
 }
@@ -53,7 +56,7 @@ function dissimilarityFigure(kinds, measure, title, look) {
   const data = Object.entries(kinds).map(([kind, found]) => ({ type: "scatter", mode: "lines+markers", name: KINDS[kind], x: found.blocks.map((block) => block + 1),
     y: found[measure], text: found.modules.map((module, i) => `${plotText(module, 60)}<br>${format(found[measure][i])}`), hoverinfo: "text",
     line: { color: colours[kind], width: 2 }, marker: { size: 6, color: colours[kind] } }));
-  return { data, layout: baseLayout(look, { showlegend: true, legend: LEGEND, xaxis: axis(look, "block, by depth", { tickformat: "d" }), yaxis: axis(look, title, { exponentformat: "power" }) }) };
+  return { data, layout: baseLayout(look, { showlegend: true, legend: LEGEND, xaxis: axis(look, "block, by depth", { tickvals: numbers(Math.max(...data.flatMap(({ x }) => x))) }), yaxis: axis(look, title, { exponentformat: "power" }) }) };
 }
 
 /** The colours of the routing weights, in words and as a bar. */

@@ -162,6 +162,7 @@ def publish_comparison(comparison: Comparison, pictures: Mapping[str, bytes], *,
 def _summary(record: RunRecord, pictures: Mapping[str, bytes], report: str, tracking: str) -> str:
     volume = record.summary["hypervolume"]
     counts = record.summary["evaluations"]
+    measured = "preference" if record.takes_preferences else "coefficient vector"
     lines = [
         f"# {_markdown(record.name)}",
         _markdown(record.summary["diagnosis"]["sentence"]),
@@ -169,9 +170,9 @@ def _summary(record: RunRecord, pictures: Mapping[str, bytes], report: str, trac
         "| | |",
         "|---|---|",
         f"| points on the front | {len(record.front)} |",
-        f"| coefficient vectors evaluated | {counts['coefficient_vectors']} |",
-        f"| (coefficient vector, task) evaluations | {counts['pairs']}, {counts['failed']} failed |",
-        f"| budget | {_markdown(spent_sentence(record.summary['spent']))} |",
+        f"| {measured}s evaluated | {counts['coefficient_vectors']} |",
+        f"| ({measured}, task) evaluations | {counts['pairs']}, {counts['failed']} failed |",
+        f"| budget | {_markdown(spent_sentence(record.summary['spent'], measured=measured))} |",
         f"| hypervolume, verified front | {_number(volume['real'])} |",
         f"| report | `{_markdown(report)}` |",
         f"| MLflow | `{_markdown(tracking)}` |",

@@ -22,6 +22,7 @@ from mergecore.architectures.hub_transformers import quiet_transformers
 from mergecore.config import StudyConfig, load_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.evaluators.prompts import prompt_table
+from mergecore.pareto_moe.routed_study import route, train_routers
 from mergecore.preflight import check
 from mergecore.study import prepare
 from tests.mergecore.evaluators.pico_clip import transformers_clips
@@ -95,12 +96,11 @@ def with_vision_tower(base: str, tower: str) -> Any:
     return clip
 
 
-@pytest.mark.parametrize("name", ["clip-vit-b32-eight-tasks", "clip-vit-l14-eight-tasks"])
-def test_clip_on_eight_tasks(name: str, tmp_path: Path, home: Path) -> None:
-    from transformers import CLIPImageProcessor, CLIPTokenizer, CLIPVisionModel
+def clip_repositories(config: StudyConfig, made: Path) -> Path:
+    """What a config of CLIPs names, as the hub has it; returns the folder that the base was made in."""
+    from transformers import CLIPVisionModel
 
-    config = load_config(CONFIGS / f"{name}.yaml")
-    base, *_ = transformers_clips(tmp_path / "made", positions=77)
+    base, *_ = transformers_clips(made, positions=77)
     shutil.copytree(base, config.base)
     Path(config.base, "preprocessor_config.json").write_text(json.dumps(CLIP_PROCESSOR))
     for seed, model in enumerate(config.models):
@@ -111,11 +111,21 @@ def test_clip_on_eight_tasks(name: str, tmp_path: Path, home: Path) -> None:
                 parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
             tower.save_pretrained(model.source)
     for task in config.tasks:
+        assert task.dataset is not None
         names = list(prompt_table(str(task.args["class_names"])).class_names)
         folder = task.dataset.config or "data"
         image_repository(task.dataset.path, {"train": 4, "test": 24}, names, folder=folder)
         if task.dataset.config:
             write_card(task.dataset.path, {folder: {split: f"{folder}/{split}-*" for split in ("train", "test")}})
+    return Path(base)
+
+
+@pytest.mark.parametrize("name", ["clip-vit-b32-eight-tasks", "clip-vit-l14-eight-tasks"])
+def test_clip_on_eight_tasks(name: str, tmp_path: Path, home: Path) -> None:
+    from transformers import CLIPImageProcessor, CLIPTokenizer
+
+    config = load_config(CONFIGS / f"{name}.yaml")
+    base = str(clip_repositories(config, tmp_path / "made"))
     config, study = prepared(name, home)
     index = [task.name for task in config.tasks].index("eurosat")
     found = CandidateEvaluator(study).evaluate(np.eye(8)[index], [index])[0]
@@ -138,6 +148,20 @@ def test_clip_on_eight_tasks(name: str, tmp_path: Path, home: Path) -> None:
             image = normalised(clip.visual_projection(clip.vision_model(pixels).pooler_output), dim=-1)
             right += int((image @ torch.stack(text).T).argmax()) == number % len(table.class_names)
     assert found.metrics["accuracy"] == right / 24
+
+
+def test_routers_of_clip(tmp_path: Path, home: Path) -> None:
+    """Two steps of training; the unloaded network is measured like any other, on text features made once."""
+    name = "clip-vit-b32-pwe-moe"
+    clip_repositories(load_config(CONFIGS / f"{name}.yaml"), tmp_path / "made")
+    config, study = prepared(name, home, "search.steps=2", "search.batch_size=4")
+    assert [item.examples for item in study.measured] == [24, 24, 24, 4, 4, 4]
+    routed = route(study, config.search)
+    assert all(module.startswith("vision_model.encoder.layers.") for module in routed.plan.modules)
+    training, file = train_routers(routed, config.search)
+    assert training.done == 2
+    for outcome in CandidateEvaluator(study.routed(file)).evaluate([0.2, 0.3, 0.5], range(3)):
+        assert not outcome.reason
 
 
 def test_the_xray_pair(tmp_path: Path, home: Path) -> None:
@@ -334,6 +358,7 @@ def study_bytes(study: Any) -> int:
 TESTED: dict[str, Callable[..., None]] = {
     "clip-vit-b32-eight-tasks": test_clip_on_eight_tasks,
     "clip-vit-l14-eight-tasks": test_clip_on_eight_tasks,
+    "clip-vit-b32-pwe-moe": test_routers_of_clip,
     "medical-xray-pair": test_the_xray_pair,
     "resnet18-three-tasks": test_resnet_on_three_tasks,
     "gpt2-glue-seven": test_gpt2_on_glue,
@@ -344,4 +369,4 @@ TESTED: dict[str, Callable[..., None]] = {
 
 def test_every_config_is_tested() -> None:
     """The digits are the quickstart's, which has tests of its own."""
-    assert {file.stem for file in CONFIGS.glob("*.yaml")} == {*TESTED, "digits"}
+    assert {file.stem for file in CONFIGS.glob("*.yaml")} == {*TESTED, "digits", "digits-pwe-moe"}

@@ -15,13 +15,11 @@ from mergecore.comparison.names import kind_of, takes_preferences
 from mergecore.config import StudyConfig, parse_config
 from mergecore.contenders import CONTENDERS
 from mergecore.errors import InputError, first_line
-from mergecore.pick import Pick, at_preference, pick_point
+from mergecore.pick import NO_ROW, Pick, at_preference, pick_point
 from mergecore.registry import did_you_mean
 from mergecore.run_folder import FRONT_KINDS, RunRecord, TaskInfo, coefficient_columns, front_columns
 
 POINTS = "points.csv"
-NO_ROW = -1
-"""Index of a pick that is no row of the front."""
 
 
 def is_comparison(folder: Path) -> bool:
@@ -79,10 +77,11 @@ def read_method(folder: Path, method: str | None, models: int | None) -> RunReco
             f"{chosen.label!r} was not compared for {count} models.", f"It was for {', '.join(map(str, counts))}."
         )
     study = config.first(count)
+    routed = takes_preferences(chosen.method)
     if kind_of(chosen.method) == "merge":
         columns = [chosen.method]
     else:
-        columns = [item.name for item in (study.tasks if takes_preferences(chosen.method) else study.models)]
+        columns = [item.name for item in (study.tasks if routed else study.models)]
     infos = [
         TaskInfo(name=t.name, metric=t.metric, maximise=t.maximise, lower=t.bounds[0], upper=t.bounds[1])
         for t in study.tasks
@@ -96,7 +95,7 @@ def read_method(folder: Path, method: str | None, models: int | None) -> RunReco
         tasks=infos,
         front=front[wanted].drop_duplicates(coefficient_columns(columns), ignore_index=True),
         evaluations=pd.DataFrame(),
-        summary={"method": chosen.label, "merged": count},
+        summary={"method": chosen.label, "merged": count, **({"pareto_moe": {}} if routed else {})},
         config=data,
     )
 

@@ -5,6 +5,7 @@ Shape suffixes: P points, T objectives, N models, V corners of a cell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 from mergecore.fronts.choose import by_preference
 
 STEPS = 20
-"""Of the grid along each edge of the simplex: preferences in whole twentieths are those of points of the front."""
+"""Along each edge of the simplex; as many times more that the equal preference is on the grid too."""
 
 SNAP = 1e-9
 """What a preference may miss a line of the grid by, in its steps, to count as on it."""
@@ -27,12 +28,12 @@ def interpolated_coefficients(
     metrics_PT: ArrayLike,
     maximise: Sequence[bool],
     scale: Literal["none", "range"] = "none",
-    steps: int = STEPS,
+    steps: int | None = None,
 ) -> np.ndarray:
     """Coefficients [N] for one preference: linear between the points that `by_preference` finds on a simplex grid.
 
-    A preference whose entries are multiples of 1/steps, as the equal one of two or four tasks and the unit ones, gets
-    the very point that it prefers, to the bit. Between them the coefficients are a mean, with barycentric weights, of
+    A preference in whole steps of the grid gets the very point that it prefers, to the bit: by default every one in
+    twentieths, so the unit ones, and the equal one. Between them the coefficients are a mean, with barycentric weights, of
     those of the at most T grid preferences around it. So they change continuously with the preference, though the
     preferred point jumps; they never leave the convex hull of the front's coefficients; and where all grid preferences
     around agree on one point, they are that point's. Between points the merge itself is new: it has the metrics of
@@ -44,12 +45,12 @@ def interpolated_coefficients(
         metrics_PT: of the front's points.
         maximise: for each objective, whether more is better.
         scale: of `by_preference`.
-        steps: of the grid.
+        steps: of the grid along each edge; default: the least multiple of 20 and T.
 
     Raises:
         InputError: as for `by_preference`.
     """
-    corners_VT, weights_V = simplex_cell(preference_T, steps)
+    corners_VT, weights_V = simplex_cell(preference_T, steps or math.lcm(STEPS, len(maximise)))
     rows = [by_preference(metrics_PT, weights=corner, maximise=maximise, scale=scale) for corner in corners_VT]
     found: np.ndarray = coefficients_PN[rows[0]].copy() if len(set(rows)) == 1 else weights_V @ coefficients_PN[rows]
     return found

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mergecore.config import StudyConfig
     from mergecore.search.pwe_moe import PweMoeOptions
 
+RESERVED = ("equal", "preference")
+"""What tables call the equal preference, and the column of preferences."""
 Differentiate = Callable[[Sequence[Batch]], list[tuple[float, np.ndarray]]]
 """Batches to their losses and gradients in the routing weights [G, N], in the same order."""
 
@@ -38,6 +40,8 @@ def plan_routers(config: StudyConfig, options: PweMoeOptions, names: Iterable[st
         InputError: no module is meant, or a task has no loss that could be differentiated.
     """
     for task in config.tasks:
+        if task.name in RESERVED:
+            raise InputError(f"The task {task.name!r} cannot be called so where networks are made of preferences.")
         if EVALUATORS.get(task.evaluator).loss is Evaluator.loss:
             raise InputError(
                 f"PWE-MoE trains on the losses of all tasks, but the evaluator {task.evaluator!r} of the task "

@@ -171,6 +171,7 @@ def test_a_diverging_training_is_one_sentence_and_leaves_nothing(pico_config: An
     [
         ({"modules": ["nothing.*"]}, {}, "nothing"),
         ({"modules": "mpl"}, {}, "Did you mean 'mlp'"),
+        ({}, {"name": "equal"}, "cannot be called so"),
         ({}, {"evaluator": "python", "args": {"function": "logging:info"}, "direction": "maximize"}, "has none"),
     ],
 )
@@ -180,7 +181,7 @@ def test_what_cannot_be_trained_is_said_before_anything_is_done(
     from mergecore.preflight import check
 
     config = routed(pico_config, **search)
-    config["tasks"] = [task | tasks for task in config["tasks"]]
+    config["tasks"][0] |= tasks
     with pytest.raises(InputError, match=message):
         check(parse_config(config), home)
     assert not (home / "routers").exists()

@@ -85,7 +85,7 @@ def test_a_preference_of_the_grid_gets_the_point_that_pick_finds() -> None:
     for metric, maximise in (("accuracy", True), ("cross_entropy", False)):
         record = make_record(tasks=("A", "B", "C"), metric=metric, maximise=maximise)
         points = front_points(record)
-        for r in ([1.0, 0.0, 0.0], [0.5, 0.25, 0.25], [0.1, 0.2, 0.7]):
+        for r in ([1.0, 0.0, 0.0], [1 / 3] * 3, [0.5, 0.25, 0.25], [0.1, 0.2, 0.7]):
             picked = pick_point(record, prefer=dict(zip("ABC", r, strict=True)))
             np.testing.assert_array_equal(points.coefficients(np.array(r)), list(picked.coefficients.values()))
 

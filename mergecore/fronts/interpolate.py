@@ -28,16 +28,15 @@ def interpolated_coefficients(
     metrics_PT: ArrayLike,
     maximise: Sequence[bool],
     scale: Literal["none", "range"] = "none",
-    steps: int | None = None,
 ) -> np.ndarray:
     """Coefficients [N] for one preference: linear between the points that `by_preference` finds on a simplex grid.
 
-    A preference in whole steps of the grid gets the very point that it prefers, to the bit: by default every one in
-    twentieths, so the unit ones, and the equal one. Between them the coefficients are a mean, with barycentric weights, of
-    those of the at most T grid preferences around it. So they change continuously with the preference, though the
-    preferred point jumps; they never leave the convex hull of the front's coefficients; and where all grid preferences
-    around agree on one point, they are that point's. Between points the merge itself is new: it has the metrics of
-    neither, and nobody measured it.
+    A preference in whole steps of the grid, so every one in twentieths and the equal one, gets the very point that it
+    prefers, to the bit. Between them the coefficients are a mean, with barycentric weights, of those of the at most T
+    grid preferences around it. So they change continuously with the preference, though the preferred point jumps; they
+    never leave the convex hull of the front's coefficients; and where all grid preferences around agree on one point,
+    they are that point's. Between points the merge itself is new: it has the metrics of neither, and nobody measured
+    it.
 
     Args:
         preference_T: not negative, sums to 1.
@@ -45,12 +44,11 @@ def interpolated_coefficients(
         metrics_PT: of the front's points.
         maximise: for each objective, whether more is better.
         scale: of `by_preference`.
-        steps: of the grid along each edge; default: the least multiple of 20 and T.
 
     Raises:
         InputError: as for `by_preference`.
     """
-    corners_VT, weights_V = simplex_cell(preference_T, steps or math.lcm(STEPS, len(maximise)))
+    corners_VT, weights_V = simplex_cell(preference_T, math.lcm(STEPS, len(maximise)))
     rows = [by_preference(metrics_PT, weights=corner, maximise=maximise, scale=scale) for corner in corners_VT]
     found: np.ndarray = coefficients_PN[rows[0]].copy() if len(set(rows)) == 1 else weights_V @ coefficients_PN[rows]
     return found

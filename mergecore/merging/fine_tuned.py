@@ -1,8 +1,8 @@
 """Training of all weights for one preference, what the Pareto-learning papers compare with.
 
 From the base, by linear scalarisation, exact Pareto search (Mahapatra and Rajan 2020) or MGDA (Sener and Koltun 2018),
-one labelled batch of every task a step. What was learned is stored like a merge: the difference from the base, whose scale
-validation data may choose. Heads that are kept apart stay frozen, as they do in PWE-MoE.
+one labelled batch of every task a step. What was learned is stored like a merge: the difference from the base. Heads
+that are kept apart stay frozen, as they do in PWE-MoE.
 
 Shape suffixes: T tasks, P stored elements.
 """
@@ -164,6 +164,6 @@ class ExactPareto(FullTraining):
 
 
 class MinNorm(FullTraining):
-    """Descends along the shortest vector in the gradients' hull, which harms no task; any Pareto point may be its end."""
+    """Descends along the shortest vector in the gradients' hull, which harms no task; it may end anywhere on the front."""
 
     scalarisation: ClassVar[str] = "mgda"

@@ -46,7 +46,8 @@ def trained(plain: Study, name: str, **options: Any) -> Study:
 
 
 def test_training_data_is_apart_from_what_coefficients_are_chosen_on(plain: Study) -> None:
-    assert [plain.measured[i].label for i in plain.training_tasks] == ["first (training data)", "second (training data)"]
+    labels = [plain.measured[i].label for i in plain.training_tasks]
+    assert labels == ["first (training data)", "second (training data)"]
     assert plain.search_tasks == [0, 1]
 
 
@@ -87,5 +88,5 @@ def test_what_is_no_preference_is_refused(plain: Study, preference: list[float])
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_diverging_training_says_so(plain: Study, name: str) -> None:
-    with pytest.raises(NumericalError, match="diverged|not finite"):
+    with pytest.raises(NumericalError, match=r"diverged|not finite"):
         trained(plain, name, learning_rate=1e30)

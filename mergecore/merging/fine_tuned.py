@@ -164,6 +164,6 @@ class ExactPareto(FullTraining):
 
 
 class MinNorm(FullTraining):
-    """Descends along the shortest vector in the gradients' hull, which harms no task; it may end anywhere on the front."""
+    """Descends along the shortest vector in the gradients' hull, which harms no task; its end is any Pareto point."""
 
     scalarisation: ClassVar[str] = "mgda"

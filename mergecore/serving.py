@@ -314,17 +314,17 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _copy_companions(source: Path | None, target: Path) -> str | None:
-    """Copy config, tokenizer and processor files; the name of the folder, None when there are none."""
+def _copy_companions(source: Path | None, target: Path) -> bool:
+    """Copy config, tokenizer and processor files; whether there were any."""
     if source is None:
-        return None
+        return False
     found = [name for name in dict.fromkeys((*COMPANIONS, *TOKENIZER_FILES)) if (source / name).is_file()]
     if not found:
-        return None
+        return False
     target.mkdir(parents=True)
     for name in found:
         shutil.copyfile(source / name, target / name)
-    return target.name
+    return True
 
 
 def _write_head(head: StoredHead, folder: Path, number: int) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def _write_head(head: StoredHead, folder: Path, number: int) -> dict[str, Any]:
     place.mkdir(parents=True)
     if head.file.is_file():
         shutil.copyfile(head.file, place / "head.safetensors")
-    described = _copy_companions(head.folder, place / "network") is not None
+    described = _copy_companions(head.folder, place / "network")
     return {
         "number": number,
         "source": head.source,

@@ -14,6 +14,7 @@ NAMES = (
     "surrogate_front",
     "preprocessing_once",
     "pwe_moe_step",
+    "exact_pareto",
     "transform_cost",
     "whole_stack",
     "digits_fronts",

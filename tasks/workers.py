@@ -6,10 +6,12 @@ added up here, in a fixed order, and any number of workers gives the same bits.
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from mergecore.pareto_moe.losses import Batch, RoutedLosses, RoutedStudy
 from mergecore.study import Study
 
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
+LOOK_SECONDS = 10  # between two looks at whether a cluster has room for more actors
 
 
 class Work(Protocol):
@@ -117,6 +120,7 @@ class WorkerPool:
         self._actors: list[Any] = []
         self._sent: tuple[Study | RoutedStudy, Any] | None = None
         self._started_ray = False
+        self._looked = -math.inf
         self.deaths = 0
         self.decoded = 0
 
@@ -199,7 +203,8 @@ class WorkerPool:
                 raise EvaluationError(f"Cannot reach {where}: {error}") from None
             self._started_ray = True
         wanted = jobs if self._options.workers == "auto" else min(self._options.workers, jobs)
-        if len(self._actors) < wanted:  # an earlier call may have had less to do
+        # an earlier call may have had less to do, and a cluster may have grown
+        if len(self._actors) < wanted and time.monotonic() - self._looked > LOOK_SECONDS:
             cpus = self._options.threads_per_worker
             available = ray.cluster_resources()
             fitting = available.get("CPU", 1) // cpus
@@ -208,6 +213,8 @@ class WorkerPool:
             # more actors than the cluster has room for would wait for ever
             further = min(wanted, max(1, int(fitting))) - len(self._actors)
             self._actors += [self._new_actor(ray) for _ in range(further)]
+            if len(self._actors) < wanted:
+                self._looked = time.monotonic()
 
     def _send(self, ray: Any, subject: Study | RoutedStudy) -> Any:
         """A reference by which workers find the subject, sent once."""

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,44 @@ from mergecore.pareto_moe.routed_study import new_training, route
 from mergecore.pareto_moe.scalarisation import SCALARISATIONS
 from mergecore.study import Study, prepare
 
-MODELS, BATCH, STEPS, TURNS, THREADS = 2, 16, 4, 3, 2
+MODELS, BATCH, STEPS, TURNS, THREADS = 2, 16, 4, 2, 2
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to make a step; a full one trains every weight, the others the routers of some modules."""
+
+    scalarisation: str = "ls"
+    modules: str = ""
+    precision: str = "float32"
+    storage: str = "float32"
+    twice: bool = False
+
+    @property
+    def full(self) -> str:
+        """The full step that it is compared with."""
+        plain = Kind(self.scalarisation, precision=self.precision)
+        return next(name for name, kind in KINDS.items() if kind == plain)
+
+
 KINDS = {
-    "full, LS": ("full", "ls", ""),
-    "PWE-MoE, LS, mlp": ("routers", "ls", "mlp"),
-    "PWE-MoE, LS, attn+mlp": ("routers", "ls", "attn+mlp"),
-    "PWE-MoE, LS, mlp, activations computed twice": ("routers", "ls", "mlp"),
-    "full, EPO": ("full", "epo", ""),
-    "PWE-MoE, EPO, mlp": ("routers", "epo", "mlp"),
+    "full, LS": Kind(),
+    "PWE-MoE, LS, mlp": Kind(modules="mlp"),
+    "PWE-MoE, LS, mlp, task vectors in bfloat16": Kind(modules="mlp", storage="bfloat16"),
+    "PWE-MoE, LS, attn+mlp": Kind(modules="attn+mlp"),
+    "PWE-MoE, LS, mlp, activations computed twice": Kind(modules="mlp", twice=True),
+    "full, EPO": Kind("epo"),
+    "PWE-MoE, EPO, mlp": Kind("epo", modules="mlp"),
+    "full, LS, bfloat16 products": Kind(precision="bfloat16"),
+    "PWE-MoE, LS, mlp, bfloat16 products": Kind(modules="mlp", precision="bfloat16"),
 }
-TWICE = "computed twice"
 NOTE = f"""\
-ViT-B/32 in float32, {MODELS} models and tasks, {BATCH} pictures of each task a step, {THREADS} threads. Seconds of a \
+ViT-B/32, {MODELS} models and tasks, {BATCH} pictures of each task a step, {THREADS} threads. Seconds of a \
 step: the median of {STEPS} steps in each of {TURNS} processes, in turns. Memory: the largest that a process held, of \
 its own (weights, gradients, moments, activations) and with the pages of the mapped task matrix that it touched, which \
-workers of a node share. Ratios are to the full step of the same scalarisation."""
+workers of a node share. Ratios are to the full step of the same scalarisation and precision. A full step has three \
+products a weight and batch (forward, gradient of the input, of the weight); routers of the MLPs, two thirds of the \
+weights, need 2.6 of the 3, and no moments of Adam, whose passes over memory are the rest of what they save."""
 
 
 class Peak:
@@ -75,7 +99,8 @@ def write_study(folder: Path) -> StudyConfig:
     """Base, models and pictures, as a config."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    config = ViTConfig(patch_size=32, num_labels=10)
+    sizes: dict[str, Any] = {"patch_size": 32, "num_labels": 10}
+    config = ViTConfig(**sizes)
     torch.manual_seed(0)
     network = ViTForImageClassification(config)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -84,8 +109,8 @@ def write_study(folder: Path) -> StudyConfig:
         network.load_state_dict({name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in state.items()})
         network.save_pretrained(folder / f"m{n}")
     rng = np.random.default_rng(0)
-    data = {"x_train": rng.integers(0, 256, (4 * BATCH, 224, 224, 3), dtype=np.uint8), "y_train": np.arange(64) % 10}
-    np.savez(folder / "data.npz", **data)
+    pictures = rng.integers(0, 256, (4 * BATCH, 224, 224, 3), dtype=np.uint8)
+    np.savez(folder / "data.npz", x_train=pictures, y_train=np.arange(len(pictures)) % 10)
     dataset = {"path": str(folder / "data.npz"), "split": "train"}
     names = [f"m{n}" for n in range(MODELS)]
     return parse_config(
@@ -100,17 +125,13 @@ def write_study(folder: Path) -> StudyConfig:
 
 def steps_of(kind: str, study: Study) -> Callable[[], None]:
     """What makes one step."""
-    way, scalarisation, modules = KINDS[kind]
-    return (
-        routers_step(study, scalarisation, modules, kind.endswith(TWICE))
-        if way == "routers"
-        else full_step(study, scalarisation)
-    )
+    own = KINDS[kind]
+    return routers_step(study, own) if own.modules else full_step(study, own)
 
 
-def routers_step(study: Study, scalarisation: str, modules: str, again: bool) -> Callable[[], None]:
+def routers_step(study: Study, own: Kind) -> Callable[[], None]:
     """A step of the routers."""
-    changes = {"scalarisation": scalarisation, "modules": modules, "checkpoint_activations": again}
+    changes = {"scalarisation": own.scalarisation, "modules": own.modules, "checkpoint_activations": own.twice}
     options: Any = study.config.search.model_copy(update=changes)
     routed = route(study, options)
     training, _ = new_training(routed, options)
@@ -124,7 +145,7 @@ def routers_step(study: Study, scalarisation: str, modules: str, again: bool) ->
     return step
 
 
-def full_step(study: Study, scalarisation: str) -> Callable[[], None]:
+def full_step(study: Study, own: Kind) -> Callable[[], None]:
     """A step of all weights, as one writes it with torch; the pictures come by the same evaluators."""
     from transformers import ViTForImageClassification
 
@@ -134,11 +155,13 @@ def full_step(study: Study, scalarisation: str) -> Callable[[], None]:
     parameters = list(network.parameters())
     optimiser = torch.optim.Adam(parameters, lr=1e-5)
     evaluators: list[Any] = [study.measured[index].evaluator() for index in study.training_tasks]
-    weigher, rng = SCALARISATIONS.get(scalarisation)(), np.random.default_rng(0)
-    candidate = Candidate(np.zeros(MODELS), network.state_dict(keep_vars=True), lambda: network, gradients=True)
+    weigher, rng = SCALARISATIONS.get(own.scalarisation)(), np.random.default_rng(0)
+    candidate = Candidate(
+        np.zeros(MODELS), network.state_dict(keep_vars=True), lambda: network, precision=own.precision, gradients=True
+    )
 
     def loss_of(evaluator: Any) -> torch.Tensor:
-        return evaluator.loss(candidate, rng.permutation(evaluator.examples)[:BATCH])  # type: ignore[no-any-return]
+        return evaluator.loss(candidate, rng.permutation(evaluator.examples)[:BATCH])
 
     def step() -> None:
         r_T = rng.dirichlet(np.ones(MODELS))
@@ -156,8 +179,8 @@ def full_step(study: Study, scalarisation: str) -> Callable[[], None]:
                 optimiser.zero_grad()
             gram_TT = np.array([[_inner(one, two) for two in gradients] for one in gradients])
             weights = weigher.weights(np.array(losses), r_T, gram_TT)
-            for parameter, *own in zip(parameters, *gradients, strict=True):
-                parameter.grad = sum(float(w) * g for w, g in zip(weights, own, strict=True) if g is not None)
+            for parameter, *parts in zip(parameters, *gradients, strict=True):
+                parameter.grad = sum(float(w) * g for w, g in zip(weights, parts, strict=True) if g is not None)
         optimiser.step()
 
     return step
@@ -170,7 +193,9 @@ def _inner(one: list[Any], two: list[Any]) -> float:
 def child(kind: str, folder: str) -> None:
     """Measure one kind in this process, and print what was found."""
     config = json.loads((Path(folder) / "study.json").read_text())
-    study = prepare(parse_config(config), Path(folder) / "home")
+    own = KINDS[kind]
+    changes = {"execution": {"precision": own.precision}, "merge": {"storage": own.storage}}
+    study = prepare(parse_config(config | changes), Path(folder) / "home")
     torch.set_num_threads(THREADS)
     step = steps_of(kind, study)
     step()
@@ -189,7 +214,8 @@ def main() -> None:
         folder = Path(place)
         config = write_study(folder)
         (folder / "study.json").write_text(config.model_dump_json())
-        prepare(config, folder / "home")
+        for storage in ("float32", "bfloat16"):
+            prepare(parse_config(config.model_dump() | {"merge": {"storage": storage}}), folder / "home")
         found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         for turn in range(TURNS):
             for kind, measured in found.items():
@@ -197,8 +223,8 @@ def main() -> None:
                 measured.append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
                 print(f"turn {turn}, {kind}: {statistics.median(measured[-1]['seconds']):.2f} s", flush=True)
     rows = []
-    for kind, (_, scalarisation, _) in KINDS.items():
-        full = found[f"full, {scalarisation.upper()}"]
+    for kind, own_kind in KINDS.items():
+        full = found[own_kind.full]
 
         def median(measured: list[dict[str, Any]]) -> float:
             return statistics.median(seconds for one in measured for seconds in one["seconds"])

@@ -187,6 +187,40 @@ def package(
 
 
 @app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint that pick --export wrote.")],
+) -> None:
+    """Reload an exported checkpoint and measure it again: the numbers must be those of the run.
+
+    Example: [bold]mergecore verify merged[/bold]
+    """
+    from flows.terminal import print_verified
+    from mergecore.errors import MergecoreError
+    from mergecore.files import home_folder
+    from mergecore.reloaded import reload_and_measure
+
+    found = reload_and_measure(folder, home_folder())
+    print_verified(folder, found)
+    if not all(task.same for task in found):
+        raise MergecoreError(f"{str(folder)!r} does not give the numbers of its run.")
+
+
+@app.command()
+def upload(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint that pick --export wrote.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the Hugging Face hub; made if missing.")],
+    public: Annotated[bool, typer.Option("--public", help="Everyone may see it; without it only its owner.")] = False,
+) -> None:
+    """Send an exported checkpoint to the hub, with the account that `hf auth login` set up. Nothing else ever does.
+
+    Example: [bold]mergecore upload merged me/merged[/bold]
+    """
+    from mergecore.upload import upload_checkpoint
+
+    typer.echo(f"Uploaded: {upload_checkpoint(folder, repository, private=not public)}")
+
+
+@app.command()
 def compare(
     paths: Annotated[
         list[Path], typer.Argument(metavar="RUN RUN … | CONFIG", help="Folders of finished runs, or one study.")

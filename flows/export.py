@@ -91,4 +91,4 @@ def _export(study: Study, choice: Pick, folder: Path, task: str | None, found_by
         index = names.index(task)
         head = study.measured[index].head
         adapted = CandidateEvaluator(study).adapted_tensors(c_N, index)
-    export_model(study, c_N, folder, measured=choice.metrics, head=head, adapted=adapted, found_by=found_by)
+    export_model(study, c_N, folder, measured=choice.metrics, head=head, adapted=adapted, task=task, found_by=found_by)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mergecore.pick import Pick
     from mergecore.preflight import CheckResult
+    from mergecore.reloaded import Reloaded
     from mergecore.run_folder import RunRecord
 
 SHOWN_POINTS = 12
@@ -89,6 +90,7 @@ def relative(path: Path) -> str:
 def print_check(name: str, result: CheckResult) -> None:
     """The preflight's findings."""
     table = Table(title=Text(f"{name}: ready to run"), show_header=False, title_justify="left")
+    candidates, one = ("preferences", "preference") if result.training else ("coefficient vectors", "coefficients")
     rows = {
         "models": str(result.models),
         "tasks": str(result.tasks),
@@ -96,8 +98,8 @@ def print_check(name: str, result: CheckResult) -> None:
         "task matrix on disk": f"at most {_bytes(result.matrix_bytes)} of {_bytes(result.disk_free_bytes)} free",
         "memory of a worker": f"{_bytes(result.worker_bytes)} beside the shared task matrix",
         "training": result.training,
-        "coefficient vectors": str(result.coefficient_vectors),
-        "(coefficients, task) evaluations": f"at most {result.evaluations}{_worth(result)}",
+        candidates: str(result.coefficient_vectors),
+        f"({one}, task) evaluations": f"at most {result.evaluations}{_worth(result)}",
         "time of an evaluation": ", ".join(f"{task}: {seconds:.2g} s" for task, seconds in result.seconds.items()),
         "time of them all": _estimated(result),
         "the search ends after": f"{result.minutes:g} minutes" if result.minutes else "",
@@ -191,6 +193,19 @@ def print_pick(record: RunRecord, choice: Pick) -> None:
     console.print(metrics)
     if choice.metrics.keys() == {"predicted"}:
         console.print("This point was not evaluated for real; --verified chooses among those that were.")
+
+
+def print_verified(folder: Path, found: Sequence[Reloaded]) -> None:
+    """What a checkpoint on disk gives, beside what the run measured."""
+    table = Table(title=Text(f"{relative(folder)}: reloaded and measured"), title_justify="left")
+    for column in ("task", "run", "reloaded", ""):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task in found:
+        known = np.isfinite(task.expected)
+        verdict = "same" if known and task.same else "differs" if known else "not measured by the run"
+        expected = f"{task.expected:.6f}" if known else ""
+        table.add_row(Text(f"{task.task} ({task.metric})"), expected, f"{task.found:.6f}", verdict)
+    Console().print(table)
 
 
 def _which(choice: Pick) -> str:

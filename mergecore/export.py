@@ -19,10 +19,13 @@ from mergecore.files import atomic_folder
 from mergecore.markdown import cell
 from mergecore.measured import network
 from mergecore.pareto_moe.unloading import open_unloading
+from mergecore.run_folder import to_json
 from mergecore.study import Study
 from mergecore.task_matrix import open_task_matrix
 
 SHARD_BYTES = 5 << 30
+FACTS = "mergecore.json"
+"""How the checkpoint was made, for `mergecore verify`."""
 COMPANIONS = (
     "config.json",
     "open_clip_config.json",
@@ -52,6 +55,7 @@ def export_model(
     measured: Mapping[str, Mapping[str, float]],
     head: str | None = None,
     adapted: Mapping[str, torch.Tensor] | None = None,
+    task: str | None = None,
     found_by: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
@@ -67,6 +71,7 @@ def export_model(
         measured: kind ("predicted", "real", "test") to task to metric, for the card.
         head: write the network of this model, its head included; None writes the base's network.
         adapted: tensors in the place of merged ones, as `Evaluator.adapted_tensors` gives them for one task.
+        task: the one task that the network is for, if it is for one.
         found_by: what chose the coefficients, for the card; default: the study's search method.
         shard_bytes: largest weights file; more become shards with an index.
 
@@ -105,6 +110,15 @@ def export_model(
         (temporary / "README.md").write_text(
             _card(study, coefficients, measured, head, found_by or study.config.search.method)
         )
+        facts = {
+            "config": study.config.model_dump(mode="json"),
+            "coefficients": dict(zip(study.models, map(float, coefficients), strict=True)),
+            "routers": study.routers.stem if study.routers is not None else None,
+            "measured": {kind: dict(values) for kind, values in measured.items()},
+            "head": head,
+            "task": task,
+        }
+        (temporary / FACTS).write_text(to_json(facts))
         mergekit = _mergekit(study, coefficients)
         if mergekit is not None:
             (temporary / "mergekit.yaml").write_text(mergekit)

@@ -83,7 +83,8 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
     warnings += [*search.notes(), *budget_notes(config.budget, search, share_T)]
     held_out = sum(item.role == "held_out" for item in opened.measured)
     vectors, price = affordable(config.budget, search, share_T)
-    pairs, verified = min(search.pairs, vectors * len(config.tasks)), config.front.verify * len(config.tasks)
+    again = config.front.verify if search.takes_estimates else 0  # else the front is what was measured
+    pairs, verified = min(search.pairs, vectors * len(config.tasks)), again * len(config.tasks)
     return CheckResult(
         models=len(models),
         tasks=len(config.tasks),
@@ -91,7 +92,7 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         matrix_bytes=matrix_bytes,
         disk_free_bytes=free,
         worker_bytes=_worker_bytes(opened, parameters),
-        coefficient_vectors=vectors + config.front.verify,
+        coefficient_vectors=vectors + again,
         minutes=config.budget.minutes,
         evaluations=pairs + verified + (config.front.verify + len(models) + 1) * held_out,
         full_pairs=price + verified,

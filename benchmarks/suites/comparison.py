@@ -49,7 +49,14 @@ def compare(
 
 
 def compare_routers(
-    config: dict[str, Any], *, description: str, findings: str, counts: tuple[int, ...], steps: int, full_steps: int
+    config: dict[str, Any],
+    *,
+    description: str,
+    findings: str,
+    counts: tuple[int, ...],
+    steps: int,
+    full_steps: int,
+    preferences: int,
 ) -> None:
     """Compare PWE-MoE with what it is compared with in its paper, and write ``benchmarks/results/routers_<name>.md``.
 
@@ -59,6 +66,7 @@ def compare_routers(
         counts: numbers of models.
         steps: of a training of routers; the paper has 4000.
         full_steps: of a training of all weights.
+        preferences: drawn beside the equal one.
     """
     methods: list[dict[str, Any]] = [
         {"method": "pwe_moe", "label": f"PWE-MoE, {name.upper()}, {modules}", "search": search | {"steps": steps}}
@@ -70,7 +78,7 @@ def compare_routers(
     methods += [{"method": name, "options": {"steps": full_steps}} for name in ("ls", "epo", "mgda")]
     methods += [{"method": "base"}, {"method": "single"}]
     tasks = [{**task, "dataset": task["dataset"] | {"train_split": "train"}} for task in config["tasks"]]
-    chosen = {"methods": methods, "counts": list(counts)}
+    chosen = {"methods": methods, "counts": list(counts), "preferences": preferences}
     _write(config | {"tasks": tasks}, chosen, "routers", description=description, findings=findings)
 
 

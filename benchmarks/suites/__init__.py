@@ -35,8 +35,8 @@ COMPARED: dict[str, dict[str, Any]] = {
 """Suites that all methods are compared on, and for which numbers of models what is dear is done."""
 
 ROUTED: dict[str, dict[str, Any]] = {
-    "vision8": {"counts": (2, 3, 8), "steps": 1000, "full_steps": 250, "preferences": 20},
+    "vision8": {"counts": (2, 3, 8), "steps": 1000, "full_steps": 250, "full_rate": 5e-4, "preferences": 20},
     # a step of routers takes half a second a task, an evaluation on six tasks ten seconds
-    "text6": {"counts": (2, 6), "steps": 150, "full_steps": 40, "preferences": 5},
+    "text6": {"counts": (2, 6), "steps": 150, "full_steps": 40, "full_rate": 5e-5, "preferences": 5},
 }
 """Suites that PWE-MoE is compared on, for how many models, and how long is trained."""

@@ -56,6 +56,7 @@ def compare_routers(
     counts: tuple[int, ...],
     steps: int,
     full_steps: int,
+    full_rate: float,
     preferences: int,
 ) -> None:
     """Compare PWE-MoE with what it is compared with in its paper, and write ``benchmarks/results/routers_<name>.md``.
@@ -66,6 +67,7 @@ def compare_routers(
         counts: numbers of models.
         steps: of a training of routers; the paper has 4000.
         full_steps: of a training of all weights.
+        full_rate: its learning rate, the suite's own for fine-tuning.
         preferences: drawn beside the equal one.
     """
     methods: list[dict[str, Any]] = [
@@ -75,7 +77,8 @@ def compare_routers(
         for search in ({"scalarisation": name, "modules": modules},)
     ]
     methods += [{"method": name} for name in ("map", "task_arithmetic", "preference_weights", "ties", "soup")]
-    methods += [{"method": name, "options": {"steps": full_steps}} for name in ("ls", "epo", "mgda")]
+    full = {"steps": full_steps, "learning_rate": full_rate}
+    methods += [{"method": name, "options": full} for name in ("ls", "epo", "mgda")]
     methods += [{"method": "base"}, {"method": "single"}]
     tasks = [{**task, "dataset": task["dataset"] | {"train_split": "train"}} for task in config["tasks"]]
     chosen = {"methods": methods, "counts": list(counts), "preferences": preferences}

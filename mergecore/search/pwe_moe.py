@@ -33,7 +33,10 @@ class PweMoeOptions(CountedOptions, TrainingOptions):
         "mlp", description="What gets a router: mlp, attn+mlp, block, all, or patterns of module names."
     )
     scaling: float = Field(
-        0.3, ge=0, le=2, description="Task-arithmetic coefficient: of the start, and of what has no router."
+        0.3,
+        ge=0,
+        le=2,
+        description="Task-arithmetic coefficient: of the start, and of what has no router. 1/N is safer for many.",
     )
     router: str = Field("mlp", description=f"One of: {', '.join(ROUTERS)}; the paper's is mlp.")
     router_options: dict[str, Any] = Field(default_factory=dict)

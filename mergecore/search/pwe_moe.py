@@ -36,7 +36,7 @@ class PweMoeOptions(CountedOptions, TrainingOptions):
         0.3,
         ge=0,
         le=2,
-        description="Task-arithmetic coefficient: of the start, and of what has no router. 1/N is safer for many.",
+        description="Task-arithmetic coefficient of the start and of what has no router; 1/N for many models.",
     )
     router: str = Field("mlp", description=f"One of: {', '.join(ROUTERS)}; the paper's is mlp.")
     router_options: dict[str, Any] = Field(default_factory=dict)

@@ -43,6 +43,11 @@ def random_state(seed: int, *, dtypes: dict[str, torch.dtype] | None = None) -> 
 
 @pytest.fixture
 def pico_vit(tmp_path: Path) -> dict[str, str]:
+    """See `make_pico_vit`."""
+    return make_pico_vit(tmp_path)
+
+
+def make_pico_vit(folder: Path) -> dict[str, str]:
     """A base and two fine-tuned one-layer vision transformers as hub folders, and a labelled .npz file."""
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -59,26 +64,31 @@ def pico_vit(tmp_path: Path) -> dict[str, str]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         base = ViTForImageClassification(config)
-        places = {"base": str(tmp_path / "base")}
+        places = {"base": str(folder / "base")}
         base.save_pretrained(places["base"])
         state = {name: tensor.clone() for name, tensor in base.state_dict().items()}
         for index, name in enumerate(("first", "second")):
             torch.manual_seed(index + 1)
             moved = {key: tensor + 0.3 * torch.randn_like(tensor) for key, tensor in state.items()}
             base.load_state_dict(moved)
-            places[name] = str(tmp_path / name)
+            places[name] = str(folder / name)
             base.save_pretrained(places[name])
     generator = np.random.default_rng(0)
     arrays = {}
     for split in ("validation", "test"):
         arrays[f"x_{split}"] = generator.normal(size=(40, 1, 8, 8)).astype(np.float32)
         arrays[f"y_{split}"] = generator.integers(0, 3, 40)
-    np.savez(tmp_path / "data.npz", **arrays)
-    return places | {"data": str(tmp_path / "data.npz")}
+    np.savez(folder / "data.npz", **arrays)
+    return places | {"data": str(folder / "data.npz")}
 
 
 @pytest.fixture
 def pico_config(pico_vit: dict[str, str]) -> dict[str, object]:
+    """See `make_pico_config`."""
+    return make_pico_config(pico_vit)
+
+
+def make_pico_config(pico_vit: dict[str, str]) -> dict[str, object]:
     """A study of the pico models as plain YAML data, small enough for seconds."""
     dataset = {"path": pico_vit["data"], "split": "validation", "test_split": "test"}
     return {

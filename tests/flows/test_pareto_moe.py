@@ -24,6 +24,7 @@ from mergecore.evaluation import CandidateEvaluator
 from mergecore.pick import Pick, pick_point
 from mergecore.run_folder import RUN_FILES, RunRecord, read_run
 from mergecore.study import prepare
+from tests.conftest import make_pico_config, make_pico_vit
 
 in_process = pytest.mark.usefixtures("prefect_api", "ray_cluster")
 STEPS = 12
@@ -46,15 +47,32 @@ def only(folder: Path) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the one run of this module lies: ``home`` and ``out``."""
+    return tmp_path_factory.mktemp("routers")
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path, prefect_api: None, ray_cluster: None) -> tuple[dict[str, Any], RunRecord]:
+    """A run, and its config."""
+    config = routed(make_pico_config(make_pico_vit(place)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MERGECORE_HOME", str(place / "home"))
+        return config, read_run(run(config, place / "out"))
+
+
 @pytest.fixture
-def record(pico_config: dict[str, Any], home: Path, tmp_path: Path) -> RunRecord:
-    return read_run(run(routed(pico_config), tmp_path / "out"))
+def record(trained: tuple[dict[str, Any], RunRecord], place: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
+    """That run, whose home is the one in use."""
+    monkeypatch.setenv("MERGECORE_HOME", str(place / "home"))
+    return trained[1]
 
 
 @in_process
 @pytest.mark.timeout(300)
-def test_a_run_leaves_its_files_and_the_rays_in_them(record: RunRecord, tmp_path: Path, home: Path) -> None:
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(RUN_FILES)
+def test_a_run_leaves_its_files_and_the_rays_in_them(record: RunRecord, place: Path) -> None:
+    assert sorted(path.name for path in (place / "out").iterdir()) == sorted(RUN_FILES)
     assert record.models == ["a", "b"]
     np.testing.assert_array_equal(
         record.evaluated_coefficients(), [[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.0, 1.0]]
@@ -69,25 +87,23 @@ def test_a_run_leaves_its_files_and_the_rays_in_them(record: RunRecord, tmp_path
     assert np.array(found["routing"]["equal"]).shape == (2, 2)
     assert [row["preference"] for row in found["table"]] == ["equal", "a", "b"]
     assert len(found["training"]["losses"]["a"]) == STEPS
-    assert not list((home / "routers").glob("*.part"))
+    assert not list((place / "home" / "routers").glob("*.part"))
 
 
 @in_process
 @pytest.mark.timeout(300)
-def test_what_was_trained_and_measured_is_found(
-    record: RunRecord, pico_config: Any, tmp_path: Path, home: Path
-) -> None:
-    before = only(home).stat().st_mtime_ns
-    again = read_run(run(routed(pico_config), tmp_path / "again"))
-    assert only(home).stat().st_mtime_ns == before
+def test_what_was_trained_and_measured_is_found(record: RunRecord, trained: Any, place: Path, tmp_path: Path) -> None:
+    before = only(place / "home").stat().st_mtime_ns
+    again = read_run(run(trained[0], tmp_path / "again"))
+    assert only(place / "home").stat().st_mtime_ns == before
     assert again.summary["evaluations"]["new_pairs"] == 0
-    assert (tmp_path / "again" / "front.csv").read_bytes() == (tmp_path / "out" / "front.csv").read_bytes()
+    assert (tmp_path / "again" / "front.csv").read_bytes() == (place / "out" / "front.csv").read_bytes()
     assert again.summary["pareto_moe"]["training"]["seconds"] == 0
 
 
 @in_process
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("scalarisation", ["ls", "epo"])
+@pytest.mark.parametrize("scalarisation", ["epo", pytest.param("ls", marks=pytest.mark.slow)])
 def test_two_workers_train_as_one(pico_config: Any, tmp_path: Path, monkeypatch: Any, scalarisation: str) -> None:
     """To the bit, which is more than the 1e-6 that sums in another order would allow."""
     files = []
@@ -123,7 +139,7 @@ def test_training_is_in_mlflow(record: RunRecord) -> None:
 @in_process
 @pytest.mark.timeout(300)
 def test_an_exported_preference_is_the_unloaded_network(
-    record: RunRecord, pico_config: Any, home: Path, tmp_path: Path
+    record: RunRecord, trained: Any, place: Path, tmp_path: Path
 ) -> None:
     from transformers import ViTForImageClassification
 
@@ -134,7 +150,7 @@ def test_an_exported_preference_is_the_unloaded_network(
     assert "| a | 0.29999999999999999 |" in card
     assert "pwe_moe" in card
     assert not (tmp_path / "merged" / "mergekit.yaml").exists()
-    study = prepare(parse_config(routed(pico_config)), home).routed(only(home))
+    study = prepare(parse_config(trained[0]), place / "home").routed(only(place / "home"))
     candidates = CandidateEvaluator(study)
     candidates.merge(preference)
     candidate, evaluator = candidates.candidate(preference, None), candidates.evaluator(0)

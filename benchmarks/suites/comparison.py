@@ -77,7 +77,7 @@ def compare_routers(
         for search in ({"scalarisation": name, "modules": modules},)
     ]
     last = {"scalarisation": "ls", "modules": "attn+mlp", "steps": steps, "scaling": round(1 / max(counts), 3)}
-    label = f"PWE-MoE, LS, attn+mlp, λ = 1/{max(counts)}"
+    label = f"PWE-MoE, LS, attn+mlp, λ = {last['scaling']}"
     methods.append({"method": "pwe_moe", "label": label, "search": last, "models": [max(counts)]})
     methods += [{"method": name} for name in ("map", "task_arithmetic", "preference_weights", "ties", "soup")]
     full = {"steps": full_steps, "learning_rate": full_rate}

@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.measuring import Measurer
 from benchmarks.tables import write_table
-from mergecore.config import FrontConfig, parse_config
+from mergecore.config import FrontConfig
+from mergecore.config_file import parse_config
 from mergecore.digits import study_config
 from mergecore.files import home_folder
 from mergecore.fronts.dominance import non_dominated

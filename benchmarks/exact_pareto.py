@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.suites import vision8
 from benchmarks.suites.data import data_folder
 from benchmarks.tables import write_table
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.files import home_folder
 from mergecore.pareto_moe.routed_study import route, train_routers

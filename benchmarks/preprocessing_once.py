@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
 from benchmarks.tables import write_table
 from mergecore.architectures.hub_transformers import quiet_transformers
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.data.cache import decoded
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.study import prepare

@@ -25,7 +25,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
 from benchmarks.tables import write_table
-from mergecore.config import StudyConfig, parse_config
+from mergecore.config import StudyConfig
+from mergecore.config_file import parse_config
 from mergecore.pareto_moe.losses import RoutedLosses, batches, gather
 from mergecore.pareto_moe.routed_study import new_training, route
 from mergecore.pareto_moe.scalarisation import SCALARISATIONS

@@ -27,7 +27,8 @@ import numpy as np
 from benchmarks.measuring import Measurer
 from benchmarks.rivals import rivals
 from benchmarks.tables import RESULTS, machine, markdown
-from mergecore.config import FrontConfig, parse_config
+from mergecore.config import FrontConfig
+from mergecore.config_file import parse_config
 from mergecore.digits import study_config
 from mergecore.files import atomic_write, home_folder
 from mergecore.fronts.indicators import hypervolume, worst_metrics

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
 from benchmarks.tables import write_table
 from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.merging import MERGES
 from mergecore.merging.base import merge_study
 from mergecore.study import Study

@@ -75,7 +75,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     Example: [bold]mergecore check study.yaml[/bold]
     """
     from flows.terminal import print_check
-    from mergecore.config import load_config
+    from mergecore.config_file import load_config
     from mergecore.files import home_folder
     from mergecore.preflight import check as check_study
 
@@ -90,7 +90,7 @@ def run(config: ConfigFile, overrides: Overrides = None, out: Out = None) -> Non
     Example: [bold]mergecore run study.yaml --set search.samples=60 --out runs/study[/bold]
     """
     from flows.terminal import print_notes, running
-    from mergecore.config import load_config
+    from mergecore.config_file import load_config
     from mergecore.files import home_folder
     from mergecore.preflight import check as check_study
 
@@ -257,7 +257,7 @@ def compare(
 
 def _compare_methods(config: Path, overrides: list[str] | None, out: Path | None) -> None:
     from flows.terminal import print_methods, print_notes, relative, running
-    from mergecore.config import load_config
+    from mergecore.config_file import load_config
     from mergecore.files import home_folder
     from mergecore.preflight import check as check_study
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mergecore.comparison.methods import method_study
 from mergecore.comparison.pick import compared_method
-from mergecore.config import RESOLVED, parse_config
+from mergecore.config_file import RESOLVED, parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.export import export_model

@@ -207,7 +207,7 @@ def study_config(*, tasks: int | Sequence[str] = 3, seed: int = 0) -> StudyConfi
         tasks: how many of ``TASKS``, the first ones, or their names; at least two.
         seed: of training, samples and front.
     """
-    from mergecore.config import parse_config
+    from mergecore.config_file import parse_config
 
     names = _chosen(tasks)
     suffix = f"@{seed}" if seed else ""

@@ -11,7 +11,8 @@ import torch
 
 from mergecore.architectures.build import build_module, resolve
 from mergecore.checkpoints import open_checkpoint
-from mergecore.config import StudyConfig, parse_config
+from mergecore.config import StudyConfig
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate
 from mergecore.export import FACTS

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.data.tokenizers import TOKENIZER_FILES
 from mergecore.errors import InputError, listed
 from mergecore.evaluation import CandidateEvaluator

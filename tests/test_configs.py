@@ -19,7 +19,8 @@ import yaml
 from PIL import Image
 
 from mergecore.architectures.hub_transformers import quiet_transformers
-from mergecore.config import StudyConfig, load_config
+from mergecore.config import StudyConfig
+from mergecore.config_file import load_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.evaluators.prompts import prompt_table
 from mergecore.pareto_moe.routed_study import route, train_routers

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from flows import FLOWS
-from mergecore.config import load_config
+from mergecore.config_file import load_config
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "deployments" / "configs").glob("*.yaml"))

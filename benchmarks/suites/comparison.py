@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.tables import RESULTS
 from flows.terminal import running
 from mergecore.comparison.config import CompareConfig
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 
 FURTHER: tuple[dict[str, Any], ...] = tuple(
     {"method": name} for name in ("fisher", "regmean", "adamerging_task", "adamerging_layer")

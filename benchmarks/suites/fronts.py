@@ -13,7 +13,8 @@ import numpy as np
 
 from benchmarks.measuring import Measurer
 from benchmarks.suites.tables import SuiteFront, write_suite
-from mergecore.config import StudyConfig, parse_config
+from mergecore.config import StudyConfig
+from mergecore.config_file import parse_config
 from mergecore.files import home_folder
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume, worst_metrics

@@ -12,7 +12,8 @@ import yaml
 
 from mergecore.comparison.config import MethodConfig
 from mergecore.comparison.names import kind_of, takes_preferences
-from mergecore.config import StudyConfig, parse_config
+from mergecore.config import StudyConfig
+from mergecore.config_file import parse_config
 from mergecore.contenders import CONTENDERS
 from mergecore.errors import InputError, first_line
 from mergecore.pick import NO_ROW, Pick, at_preference, pick_point

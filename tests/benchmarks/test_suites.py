@@ -15,7 +15,7 @@ from benchmarks.suites import comparison, fronts, lm4, resnet3, tables, text6, v
 from benchmarks.suites.__main__ import main
 from mergecore.alignment import align
 from mergecore.checkpoints import Checkpoint, open_checkpoint
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.search import Front
 from mergecore.study import Study, prepare

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flows import FLOWS
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import EvaluationError, InputError
 from mergecore.run_folder import RunRecord, read_run
 from mergecore.study import new_search

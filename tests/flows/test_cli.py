@@ -112,7 +112,7 @@ def test_bad_input_is_one_sentence_before_any_evaluation(fault, pico_config, hom
     file.write_text(yaml.safe_dump(config))
     # what only the weights' values tell is found by `run` when it prepares the study
     if fault == "no difference":
-        from mergecore.config import load_config
+        from mergecore.config_file import load_config
         from mergecore.errors import InputError
         from mergecore.study import prepare
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from flows.compare import compare_flow
 from flows.export import export_method
 from mergecore.comparison.pick import is_comparison, pick_method_point, read_method
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.study import prepare
 from mergecore.task_matrix import open_task_matrix

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from flows import FLOWS
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.run_folder import RUN_FILES, read_run
 from tests.flows.conftest import CountedStudy

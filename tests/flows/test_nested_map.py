@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.nested_map import nested_map_flow
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.pick import pick_point
 from mergecore.run_folder import RunRecord, read_run
 from tests.conftest import random_state, write_checkpoint

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flows import cli
-from mergecore.config import RESOLVED, parse_config
+from mergecore.config_file import RESOLVED, parse_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.pareto_moe.routed_study import route, train_routers
 from mergecore.pick import pick_point

@@ -18,7 +18,7 @@ import yaml
 
 from flows.export import export_pick
 from flows.pareto_moe import pareto_moe_flow
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError, NumericalError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.pick import Pick, pick_point

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flows import FLOWS
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.run_folder import RunRecord, read_run
 
 pytestmark = [pytest.mark.usefixtures("prefect_api", "ray_cluster"), pytest.mark.timeout(300)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flows import FLOWS
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.run_folder import RunRecord, read_run
 from mergecore.search.convergence import NO_TRADE_OFF, NOTHING_MORE

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mergecore.config import StudyConfig, load_config, parse_config
+from mergecore.config import StudyConfig
+from mergecore.config_file import load_config, parse_config
 from mergecore.errors import InputError
 
 GOOD: dict[str, Any] = {

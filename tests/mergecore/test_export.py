@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from mergecore.checkpoints import open_checkpoint
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.export import export_model

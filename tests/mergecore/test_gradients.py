@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.gradients import CoefficientGradients, MergedGradients

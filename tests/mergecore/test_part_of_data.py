@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.data.images import load_images
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.evaluators.batching import Batcher, estimating, is_estimating
 from mergecore.preflight import check
 from mergecore.study import prepare

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError, MergecoreError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.export import FACTS, export_model

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.data.tokenizers import find_tokenizer
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.serving import FrontPoints

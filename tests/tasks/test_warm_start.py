@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.ledger import Fact, Ledger
 from mergecore.study import Study, prepare
 from tasks.evaluation import known_candidates

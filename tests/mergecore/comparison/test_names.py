@@ -10,7 +10,8 @@ import pytest
 from mergecore.comparison.config import CompareConfig, MethodConfig
 from mergecore.comparison.methods import counts_of, preferences_of, scale_of
 from mergecore.comparison.names import KINDS, kind_of, method_names
-from mergecore.config import StudyConfig, parse_config
+from mergecore.config import StudyConfig
+from mergecore.config_file import parse_config
 from mergecore.contenders import CONTENDERS
 from mergecore.errors import InputError
 from mergecore.merging import MERGES

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from mergecore.architectures.hub_transformers import quiet_transformers
-from mergecore.config import TaskConfig, parse_config
+from mergecore.config import TaskConfig
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator, Outcome
 from mergecore.evaluators import clip_zero_shot

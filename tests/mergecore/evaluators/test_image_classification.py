@@ -13,7 +13,8 @@ import torch
 from sklearn.linear_model import Ridge
 
 from mergecore.architectures.hub_transformers import quiet_transformers
-from mergecore.config import TaskConfig, parse_config
+from mergecore.config import TaskConfig
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.evaluators.base import Candidate, Context

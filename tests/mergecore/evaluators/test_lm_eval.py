@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from mergecore.config import TaskConfig, parse_config
+from mergecore.config import TaskConfig
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.evaluators.base import Candidate, Context, Measurement

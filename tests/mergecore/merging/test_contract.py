@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import mergecore.merging.base as base_module
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.merging import MERGES

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.merging.adamerging import AdaMergingOptions, LayerWise, TaskWise
 from mergecore.merging.base import merge_study

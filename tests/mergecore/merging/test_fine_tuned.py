@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError, NumericalError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.merging.base import merge_study

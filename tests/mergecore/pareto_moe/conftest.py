@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.pareto_moe.unloading import RouterPlan
 from mergecore.study import Study, prepare
 

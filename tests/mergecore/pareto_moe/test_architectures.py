@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mergecore.architectures.hub_transformers import quiet_transformers
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.pareto_moe.losses import Batch, RoutedLosses
 from mergecore.pareto_moe.routed_study import new_training, route

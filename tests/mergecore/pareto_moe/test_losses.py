@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.pareto_moe.losses import Batch, RoutedLosses, RoutedStudy, batches, gather

@@ -10,7 +10,7 @@ import pytest
 
 from mergecore.acquisitions.front import FrontPoints
 from mergecore.acquisitions.hypervolume import ExpectedHypervolume
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.search.bayesian_map import BayesianMapOptions
 from tests.mergecore.search.test_search import drive, make, measure

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import mergecore.transforms.base as base_module
 from mergecore.alignment import align
 from mergecore.checkpoints import Checkpoint, from_state_dict, open_checkpoint
-from mergecore.config import parse_config
+from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.task_matrix import TaskMatrix
 from mergecore.task_vectors import build_task_matrix

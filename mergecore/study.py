@@ -26,6 +26,7 @@ from mergecore.heads import StoredHead, store_head
 from mergecore.measured import Measured, Role, measured_tasks
 from mergecore.search import SEARCHES, Objectives, Search
 from mergecore.task_vectors import build_task_matrix, check_mergeable
+from mergecore.transforms import TRANSFORMS
 from mergecore.vocabularies import check_vocabularies
 
 NUMBER_CRUNCHERS = ("torch", "transformers", "numpy")
@@ -43,6 +44,7 @@ class Study:
             them all.
         matrix_folder: the task matrix on disk.
         matrix_key: its content key.
+        columns: content key of the base, then one of each column; empty where columns depend on each other.
         base_folder: folder with config and tokenizer of the base, if it has one.
         heads: the heads that are not merged, by model; empty when every tensor is merged.
         measured: the T tasks on the data of the search, in config order, then those with a held-out split, then each
@@ -67,6 +69,7 @@ class Study:
     precision: str
     fingerprints: dict[str, Any]
     routers: Path | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def of_models(self) -> bool:
@@ -109,10 +112,15 @@ class Study:
     def evaluation_key(self, coefficients: Sequence[float] | np.ndarray, measured: int) -> str:
         """Content key of one evaluation: weights, coefficients, data, evaluator, network, head, precision, code.
 
-        Coefficients count to the last bit.
+        Coefficients count to the last bit. A column with coefficient zero is no part of the weights, so that a merge of
+        some models is known whatever becomes of the others.
         """
         bits = [float(c).hex() for c in np.asarray(coefficients, dtype=np.float64) + 0.0]  # + 0.0: no negative zero
-        facts = [self.matrix_key, bits, self.measured[measured].key, self.precision, self.device, crunchers()]
+        weights: list[Any] = [self.matrix_key, bits]
+        if self.columns and 0.0 in coefficients:
+            base, *columns = self.columns
+            weights = [base, [[key, bit] for key, c, bit in zip(columns, coefficients, bits, strict=True) if c]]
+        facts = [*weights, self.measured[measured].key, self.precision, self.device, crunchers()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def over(self, matrix_key: str, models: Sequence[str]) -> Study:
@@ -128,6 +136,7 @@ class Study:
             matrix_folder=self.matrix_folder.parent / matrix_key,
             matrix_key=matrix_key,
             routers=None,
+            columns=(),
             measured=tuple(
                 replace(
                     item, context=replace(item.context, weights_key=_weights_key(matrix_key, self.heads, item.head))
@@ -263,7 +272,15 @@ def prepare(
         precision=precision_of(config),
         fingerprints=fingerprints,
     )
-    return study.over(matrix.key, study.models)
+    return replace(study.over(matrix.key, study.models), columns=_columns(config, opened, prints))
+
+
+def _columns(config: StudyConfig, opened: Opened, prints: Path) -> tuple[str, ...]:
+    """`Study.columns`; what is merged of a checkpoint can depend on the others, so that this is what counts."""
+    if not TRANSFORMS.get(config.merge.transform).separate:
+        return ()
+    merged = (opened.alignment.base, *opened.alignment.models.values())
+    return tuple(f"{item.fingerprint(prints).total}-{config.merge.storage}" for item in merged)
 
 
 def _weights_key(matrix_key: str, heads: dict[str, StoredHead], head: str | None) -> str:

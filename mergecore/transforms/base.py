@@ -34,12 +34,14 @@ class Transform(ABC):
         Options: what ``merge.options`` may say.
         elementwise: whether parts of a tensor can be treated one after the other.
         keeps_low_rank: whether adapters stay factors; otherwise their products are stored in full.
+        separate: whether what becomes of a column depends on nothing but that column's model and the base.
         scales: common factors of the columns that are worth trying; comparisons look no further than the largest.
     """
 
     Options: ClassVar[type[PluginOptions]] = PluginOptions
     elementwise: ClassVar[bool] = True
     keeps_low_rank: ClassVar[bool] = False
+    separate: ClassVar[bool] = False
     scales: ClassVar[tuple[float, ...]] = tuple(step / 10 for step in range(1, 11))
 
     def __init__(self, options: Any) -> None:

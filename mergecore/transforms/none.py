@@ -14,6 +14,7 @@ class Unchanged(Transform):
     """V' = V."""
 
     keeps_low_rank: ClassVar[bool] = True
+    separate: ClassVar[bool] = True
 
     def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
         """The differences as they are."""

@@ -6,11 +6,14 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mergecore.errors import InputError, MergecoreError
+
+if TYPE_CHECKING:
+    from mergecore.config import StudyConfig
 
 app = typer.Typer(
     help="The whole Pareto front of a model merge, cheaply, and the checkpoint you pick from it.",
@@ -75,11 +78,10 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     Example: [bold]mergecore check study.yaml[/bold]
     """
     from flows.terminal import print_check
-    from mergecore.config_file import load_config
     from mergecore.files import home_folder
     from mergecore.preflight import check as check_study
 
-    study = load_config(config, overrides)
+    study = _study(config, overrides)
     print_check(study.name, check_study(study, home_folder()))
 
 
@@ -90,11 +92,10 @@ def run(config: ConfigFile, overrides: Overrides = None, out: Out = None) -> Non
     Example: [bold]mergecore run study.yaml --set search.samples=60 --out runs/study[/bold]
     """
     from flows.terminal import print_notes, running
-    from mergecore.config_file import load_config
     from mergecore.files import home_folder
     from mergecore.preflight import check as check_study
 
-    study = load_config(config, overrides)
+    study = _study(config, overrides)
     print_notes(check_study(study, home_folder()).warnings)
     with running(Path(out or Path("runs") / study.name)):
         from flows import FLOWS
@@ -255,13 +256,22 @@ def compare(
         typer.echo(f"\nWritten: {out / 'compare.csv'}, {out / 'compare.png'}")
 
 
+def _study(config: Path, overrides: list[str] | None) -> StudyConfig:
+    """What a config file says, over the checkpoints that are there now."""
+    import tasks  # noqa: F401  (what only MLflow can find)
+    from mergecore.config_file import load_config
+    from mergecore.files import home_folder
+    from mergecore.patterns import resolve_sources
+
+    return resolve_sources(load_config(config, overrides), home_folder())
+
+
 def _compare_methods(config: Path, overrides: list[str] | None, out: Path | None) -> None:
     from flows.terminal import print_methods, print_notes, relative, running
-    from mergecore.config_file import load_config
     from mergecore.files import home_folder
     from mergecore.preflight import check as check_study
 
-    study = load_config(config, overrides)
+    study = _study(config, overrides)
     print_notes(check_study(study.untransformed(), home_folder()).warnings)
     with running(Path(out or Path("runs") / f"{study.name}-compare")):
         from flows.compare import compare_flow

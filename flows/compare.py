@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from mergecore.comparison.folder import FILES
 from mergecore.comparison.methods import counts_of
 from mergecore.config import StudyConfig
 from tasks.comparison import compete, enter_heat, new_comparison, save_comparison
@@ -23,8 +24,11 @@ def compare_flow(config: StudyConfig, out: str | None = None) -> str:
     Returns:
         The comparison's folder.
     """
-    with open_run(config.untransformed(), out or f"runs/{config.name}-compare") as run:
+    with open_run(config.untransformed(), out or f"runs/{config.name}-compare", files=FILES) as run:
+        if run.unchanged:
+            return run.unchanged
         comparison = new_comparison(run)
+        config = run.study.config
         for count in counts_of(config):
             heat = enter_heat(run, comparison, count)
             for method in config.comparison.entrants(count):

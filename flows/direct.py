@@ -24,7 +24,9 @@ def direct_flow(config: StudyConfig, out: str | None = None) -> str:
         The run's folder.
     """
     with open_run(config, out) as run:
-        search = new_search(config)
+        if run.unchanged:
+            return run.unchanged
+        search = new_search(run.study.config)
         rounds = evaluate_rounds(run, search)
         front = find_front(run, search)  # every point of it is real already
         test_PT, held_out = held_out_metrics(run, front, choose_verified(run, front))

@@ -31,7 +31,9 @@ def map_flow(config: StudyConfig, out: str | None = None) -> str:
 def amortised_front(config: StudyConfig, out: str | None) -> str:
     """The steps of every flow whose front is that of surrogates; how often a search asks is its own matter."""
     with open_run(config, out) as run:
-        search = new_search(config)
+        if run.unchanged:
+            return run.unchanged
+        search = new_search(run.study.config)
         rounds = evaluate_rounds(run, search)  # Omega: K coefficient vectors and their metrics
         return verified_front(run, search, rounds)
 

@@ -24,7 +24,9 @@ def nested_map_flow(config: StudyConfig, out: str | None = None) -> str:
         The run's folder.
     """
     with open_run(config, out) as run:
-        search = new_search(config)
+        if run.unchanged:
+            return run.unchanged
+        search = new_search(run.study.config)
         levels, merged = [], 0
         for level in each_round(run, search):  # all pairs of a level together, so that no worker waits for another pair
             levels.append(level)

@@ -25,8 +25,10 @@ def pareto_moe_flow(config: StudyConfig, out: str | None = None) -> str:
         The run's folder.
     """
     with open_run(config, out) as run:
+        if run.unchanged:
+            return run.unchanged
         run, trained = train(run)  # up-scaling, then Algorithm 1
-        search = new_search(config)
+        search = new_search(run.study.config)
         rounds = evaluate_rounds(run, search)  # each ray unloaded and measured
         front = find_front(run, search)
         test_PT, held_out = held_out_metrics(run, front, choose_verified(run, front))

@@ -23,10 +23,24 @@ from mergecore.transforms import TRANSFORMS
 class ModelConfig(Section):
     """One fine-tuned model."""
 
-    name: str = Field(description="What tables, coefficients and the report call this model.")
-    source: str = Field(description="Hub id, local folder, .safetensors, or a .pt/.bin/.pth state dict.")
+    name: str = Field(description="What tables, coefficients and the report call this model; * as in its source.")
+    source: str = Field(
+        description="Hub id, local folder, .safetensors, a .pt/.bin/.pth state dict, models:/<name>@<alias> of "
+        "MLflow's registry; with one *, every one that matches when the run begins."
+    )
 
     _name = field_validator("name")(checked_name)
+
+    @model_validator(mode="after")
+    def _one_star(self) -> ModelConfig:
+        if self.source.count("*") > 1:
+            raise ValueError(f"the source {self.source!r} has more than one '*'")
+        if ("*" in self.source) != ("*" in self.name):
+            raise ValueError(
+                f"the model {self.name!r} of {self.source!r}: a '*' in the source stands in the name too, and the "
+                "other way round"
+            )
+        return self
 
 
 class ColumnsConfig(Section):
@@ -73,7 +87,7 @@ class DatasetConfig(Section):
 class TaskConfig(Section):
     """One objective: what is measured, on which data, by which evaluator."""
 
-    name: str
+    name: str = Field(description="What is measured; with a *, one task for each model that a pattern found.")
     evaluator: str = Field("image_classification", description=f"One of: {', '.join(EVALUATORS)}.")
     dataset: DatasetConfig | None = None
     metric: str = Field("accuracy", description="Direction and range follow from a known metric.")
@@ -232,6 +246,11 @@ class StudyConfig(Section):
     _name = field_validator("name")(checked_name)
 
     @property
+    def open(self) -> bool:
+        """Whether the models are those that match a pattern when the run begins (`mergecore.patterns`)."""
+        return any("*" in model.source for model in self.models)
+
+    @property
     def owners(self) -> tuple[int | None, ...]:
         """For each task the model that was fine-tuned for it, whose head measures it or whose name it has, or None."""
         places = {model.name: n for n, model in enumerate(self.models)}
@@ -295,17 +314,19 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
-        if len(self.models) < 2:
+        if len(self.models) < 2 and not self.open:
             raise ValueError(
                 f"models: a merge needs at least two fine-tuned models, the config names {len(self.models)}"
             )
+        if "*" in self.base:
+            raise ValueError(f"base: {self.base!r} has a '*', but there is one base")
         if not self.tasks:
             raise ValueError("tasks: name at least one task to measure")
         for kind, names in (("models", [m.name for m in self.models]), ("tasks", [t.name for t in self.tasks])):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} is used twice")
-        for task in self.tasks:
+        for task in self.tasks if not self.open else []:
             heads = ["base", *(model.name for model in self.models)]
             if task.head is not None and task.head not in heads:
                 raise ValueError(
@@ -316,5 +337,8 @@ class StudyConfig(Section):
             check_names([m.name for m in self.models], [t.name for t in self.tasks])
         except InputError as error:
             raise ValueError(str(error)) from None
-        self.search.box_array(len(self.models))
+        if not self.open:
+            if starred := next((task.name for task in self.tasks if "*" in task.name), None):
+                raise ValueError(f"task {starred!r}: no model has a '*' in its source for which it could stand")
+            self.search.box_array(len(self.models))
         return self

@@ -15,7 +15,7 @@ import yaml
 from mergecore.alignment import BASE_HEAD, is_head_name
 from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
 from mergecore.errors import InputError
-from mergecore.files import atomic_folder
+from mergecore.files import atomic_folder, read_json_mapping
 from mergecore.markdown import cell
 from mergecore.measured import network
 from mergecore.pareto_moe.unloading import open_unloading
@@ -57,6 +57,7 @@ def export_model(
     adapted: Mapping[str, torch.Tensor] | None = None,
     task: str | None = None,
     found_by: str | None = None,
+    run_id: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Merge and write one checkpoint: weights in the base's dtypes, the companions of its network, a model card.
@@ -73,6 +74,7 @@ def export_model(
         adapted: tensors in the place of merged ones, as `Evaluator.adapted_tensors` gives them for one task.
         task: the one task that the network is for, if it is for one.
         found_by: what chose the coefficients, for the card; default: the study's search method.
+        run_id: MLflow's name of the run, where it has one.
         shard_bytes: largest weights file; more become shards with an index.
 
     Raises:
@@ -117,11 +119,26 @@ def export_model(
             "measured": {kind: dict(values) for kind, values in measured.items()},
             "head": head,
             "task": task,
+            "method": found_by or study.config.search.method,
+            "fingerprints": {key: study.fingerprints[key] for key in ("base", "models")},
+            "run_id": run_id,
         }
         (temporary / FACTS).write_text(to_json(facts))
         mergekit = _mergekit(study, coefficients)
         if mergekit is not None:
             (temporary / "mergekit.yaml").write_text(mergekit)
+
+
+def export_facts(folder: Path) -> dict[str, Any]:
+    """How an exported checkpoint was made.
+
+    Raises:
+        InputError: no folder that `export_model` wrote.
+    """
+    facts = read_json_mapping(folder / FACTS)
+    if not facts:
+        raise InputError(f"{str(folder)!r} is no checkpoint that mergecore exported: it has no {FACTS}.")
+    return facts
 
 
 def _network(

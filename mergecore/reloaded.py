@@ -13,10 +13,8 @@ from mergecore.architectures.build import build_module, resolve
 from mergecore.checkpoints import open_checkpoint
 from mergecore.config import StudyConfig
 from mergecore.config_file import parse_config
-from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate
-from mergecore.export import FACTS
-from mergecore.files import read_json_mapping
+from mergecore.export import FACTS, export_facts
 from mergecore.heads import StoredHead
 from mergecore.measured import Measured, Role
 from mergecore.study import device_of, open_study, precision_of
@@ -62,9 +60,7 @@ def reload_and_measure(folder: Path, home: Path) -> list[Reloaded]:
     Raises:
         InputError: it is no export of ours, or the run's data or heads are gone.
     """
-    facts = read_json_mapping(folder / FACTS)
-    if not facts:
-        raise InputError(f"{str(folder)!r} is no checkpoint that mergecore exported: it has no {FACTS}.")
+    facts = export_facts(folder)
     config = parse_config(facts["config"], where=str(folder / FACTS))
     opened = open_study(config, home)
     checkpoint = open_checkpoint(str(folder), home=home)

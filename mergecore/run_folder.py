@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from mergecore.budget import MINUTES
 from mergecore.errors import InputError, first_line
 from mergecore.files import atomic_write
 
@@ -193,6 +194,21 @@ def read_run(folder: str | Path) -> RunRecord:
         summary=summary,
         config=_read(folder / "config.yaml", lambda text: _mapping(yaml.safe_load(text))),
     )
+
+
+def finished_with(folder: Path, study: str) -> str:
+    """When a run or comparison with this digest of its study finished in ``folder``; empty when none did.
+
+    A run that may find more when it is run again has not finished: one whose time ran out.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))  # written last
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(summary, dict) or summary.get("study") != study:
+        return ""
+    ended = (summary.get("spent") or {}).get("ended")
+    return "" if ended == MINUTES else str(summary.get("finished", ""))
 
 
 def _numbers(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:

@@ -32,6 +32,9 @@ from mergecore.vocabularies import check_vocabularies
 NUMBER_CRUNCHERS = ("torch", "transformers", "numpy")
 """Libraries whose version can change a metric; part of every evaluation's key."""
 
+FRONT_MAKERS = ("mergecore", "scipy", "pymoo", "moocore", "botorch", "scikit-learn")
+"""Libraries whose version can change a front that is found from the same metrics."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -103,6 +106,13 @@ class Study:
     def objectives(self) -> Objectives:
         """Names, directions and ranges of the T objectives."""
         return objectives_of(self.config)
+
+    @property
+    def digest(self) -> str:
+        """Of everything that a finished run's front follows from: config, content, and the code that counts."""
+        facts = [self.config.model_dump(mode="json"), self.fingerprints, self.precision, self.device]
+        facts += [{name: version(name) for name in FRONT_MAKERS}, crunchers()]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
     def ledger_path(self) -> Path:

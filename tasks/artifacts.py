@@ -113,6 +113,13 @@ class Progress:
                 update_progress_artifact(self._artifact, percent)
 
 
+def tell(sentence: str) -> None:
+    """One sentence about the whole run: to the terminal, and as its summary in the Prefect UI."""
+    Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
+    if _in_run():
+        create_markdown_artifact(markdown=_markdown(sentence), key="summary")
+
+
 def publish(record: RunRecord, pictures: Mapping[str, bytes], *, report: str, tracking: str) -> None:
     """The front as a table, pictures, the figures of the run, and where to find the rest.
 

@@ -223,6 +223,7 @@ def save_comparison(run: Run, comparison: Comparison) -> None:
         raise InputError(f"No method could be compared; the first one: {comparison.results[0].reason}")
     comparison.summary = {
         "method": "compare",
+        "study": run.study.digest,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "counts": counts(comparison),
         "timings": {**run.timings, "total": time.time() - run.started},

@@ -87,6 +87,7 @@ def build_record(
         surrogates=_surrogates(goals.names, front),
         summary={
             "method": study.config.search.method,
+            "study": study.digest,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "evaluations": (counts := _counts(study, rounds, held_out)),
             "spent": {**run.spent, "verification_pairs": round(counts["full_pairs"] - run.spent["full_pairs"])},

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
 from mergecore.config import StudyConfig
 from mergecore.data.cache import decoded
 from mergecore.files import home_folder
+from mergecore.run_folder import RUN_FILES, finished_with
 from mergecore.study import Study
-from tasks.artifacts import Progress
+from tasks.artifacts import Progress, tell
 from tasks.study import prepare_study
 from tasks.tracking import Tracker
 from tasks.workers import WorkerPool
@@ -28,6 +32,7 @@ class Run:
         folder: where the run's files go.
         pool: the workers.
         tracker: the MLflow run.
+        unchanged: how the flow ends at once where this folder holds this study's front already; None elsewhere.
         started: wall clock at the start, seconds.
         timings: seconds by stage, in order.
         decoded: examples that were decoded or tokenised to prepare the study.
@@ -40,6 +45,7 @@ class Run:
     pool: WorkerPool
     tracker: Tracker
     started: float
+    unchanged: Any = None
     timings: dict[str, float] = field(default_factory=dict)
     decoded: int = 0
     spent: dict[str, Any] = field(default_factory=dict)
@@ -60,8 +66,14 @@ class Run:
 
 
 @contextmanager
-def open_run(config: StudyConfig, out: str | None) -> Iterator[Run]:
-    """Prepare a study and open what its stages need; everything is closed when the block ends, however it ends."""
+def open_run(config: StudyConfig, out: str | None, *, files: Sequence[str] = RUN_FILES) -> Iterator[Run]:
+    """Prepare a study and open what its stages need; everything is closed when the block ends, however it ends.
+
+    Args:
+        config: the study.
+        out: the run's folder; default ``runs/<name>``.
+        files: what a finished run leaves in it.
+    """
     started = time.time()
     begun, before = time.perf_counter(), decoded()
     home = home_folder()
@@ -69,7 +81,21 @@ def open_run(config: StudyConfig, out: str | None) -> Iterator[Run]:
     folder = Path(out) if out else Path("runs") / config.name
     timings = {"prepare": time.perf_counter() - begun}
     with Tracker(study, folder) as tracker, WorkerPool(study) as pool:
-        yield Run(study, folder, pool, tracker, started, timings, decoded() - before)
+        unchanged = _unchanged(study, folder, tracker, files)
+        yield Run(study, folder, pool, tracker, started, unchanged, timings, decoded() - before)
+
+
+def _unchanged(study: Study, folder: Path, tracker: Tracker, files: Sequence[str]) -> State[str] | None:
+    """The end of a run that would find what is there: same config, same content, same code."""
+    config = study.config
+    if config.budget.warm_start or config.execution.retry_failed:
+        return None  # what follows depends on more than the study
+    finished = finished_with(folder, study.digest)
+    if not finished or not all((folder / name).is_file() for name in files) or tracker.interrupted:
+        return None
+    message = f"Nothing changed since {finished}: the front in {str(folder)!r} stands."
+    tell(message)
+    return Completed(name="Unchanged", message=message, data=str(folder))
 
 
 __all__ = ["Progress", "Run", "open_run"]

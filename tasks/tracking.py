@@ -66,8 +66,15 @@ class Tracker:
     def run_id(self) -> str:
         """The parent run's id; created, or found when an interrupted run is continued."""
         if self._parent is None:
-            self._parent = self._interrupted() or self._new_parent()
+            self._parent = self.interrupted or self._new_parent()
         return self._parent
+
+    @property
+    def interrupted(self) -> str | None:
+        """The run of this folder that never ended, if there is one."""
+        condition = f"tags.`{FOLDER_TAG}` = '{_digest(self._folder)}' and attributes.status = 'RUNNING'"
+        runs = self._client.search_runs([self._experiment], condition, max_results=1)
+        return runs[0].info.run_id if runs else None
 
     @property
     def address(self) -> str:
@@ -138,36 +145,18 @@ class Tracker:
         for name, table in tables.items():
             self._log_table(self.run_id, table, f"{name}.json")
         self._log_pictures(self.run_id, pictures)
-        with _quiet():
+        with quiet():
             for file in sorted(folder.iterdir()):
                 if file.is_file() and not file.name.startswith("."):
                     self._client.log_artifact(self.run_id, str(file), "run")
 
     @cached_property
     def _client(self) -> MlflowClient:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent that the config does not ask for
-        from mlflow import MlflowClient
-
-        with _quiet():
-            if self.uri.startswith("sqlite:///"):
-                Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            return MlflowClient(tracking_uri=self.uri)
+        return mlflow_client(self.uri)
 
     @cached_property
     def _experiment(self) -> str:
-        name = self._study.config.tracking.experiment
-        with _quiet():
-            found = self._client.get_experiment_by_name(name)
-            if found is not None:
-                return found.experiment_id
-            local = self.uri.startswith("sqlite:///")
-            place = (self._study.home / "mlartifacts").as_uri() if local else None
-            return self._client.create_experiment(name, artifact_location=place)
-
-    def _interrupted(self) -> str | None:
-        condition = f"tags.`{FOLDER_TAG}` = '{_digest(self._folder)}' and attributes.status = 'RUNNING'"
-        runs = self._client.search_runs([self._experiment], condition, max_results=1)
-        return runs[0].info.run_id if runs else None
+        return experiment_id(self._client, self._study.config.tracking.experiment, self._study.home)
 
     def _new_parent(self) -> str:
         from mlflow.entities import Dataset, DatasetInput
@@ -217,23 +206,48 @@ class Tracker:
             self._client.log_batch(run_id, metrics=metrics[start : start + METRIC_BATCH])
 
     def _log_pictures(self, run_id: str, pictures: Mapping[str, bytes]) -> None:
-        with _quiet():
+        with quiet():
             for name, picture in pictures.items():
                 self._client.log_image(run_id, _image(picture), artifact_file=f"{name}.png")
 
     def _log_table(self, run_id: str, table: pd.DataFrame, file: str) -> None:
-        with _quiet():
+        with quiet():
             self._client.log_table(run_id, table, file)
 
 
 def tracking_uri(uri: str | None, home: Path) -> str:
-    """The tracking URI to use; a relative SQLite path lies under ``home``."""
+    """The tracking URI to use; a relative SQLite path lies under ``home``.
+
+    Without one it is what MLflow's own tools go by, MLFLOW_TRACKING_URI, and otherwise a database under ``home``.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     if uri is None:
         return f"sqlite:///{home / 'mlflow.db'}"
     path = uri.removeprefix("sqlite:///")
     if path != uri and not Path(path).is_absolute():
         return f"sqlite:///{home / path}"
     return uri
+
+
+def mlflow_client(uri: str) -> MlflowClient:
+    """A client of the tracking server and the model registry at ``uri``, from `tracking_uri`."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent that the config does not ask for
+    from mlflow import MlflowClient
+
+    with quiet():
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def experiment_id(client: MlflowClient, name: str, home: Path) -> str:
+    """The experiment of this name; made when there is none, with its artifacts under ``home`` where MLflow is local."""
+    with quiet():
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        place = (home / "mlartifacts").as_uri() if client.tracking_uri.startswith("sqlite:///") else None
+        return client.create_experiment(name, artifact_location=place)
 
 
 def metric_name(text: str) -> str:
@@ -264,7 +278,7 @@ def _image(figure: bytes) -> Any:
     return Image.open(io.BytesIO(figure))
 
 
-class _quiet:
+class quiet:
     """Keep MLflow's and Alembic's notices off the terminal; what goes wrong still raises."""
 
     NAMES = ("mlflow", "alembic")

@@ -16,8 +16,11 @@ ALLOWED = {
     "tasks": {"tasks", "mergecore", "prefect"},
     "flows": {"flows", "tasks", "mergecore", "prefect"},
 }
-IMPORTERS = {"ray": {"tasks/workers.py"}, "mlflow": {"tasks/tracking.py", "tasks/serving.py"}}
-"""Who may import an engine: one works on Ray; of MLflow one logs, one serves."""
+IMPORTERS = {
+    "ray": {"tasks/workers.py"},
+    "mlflow": {"tasks/tracking.py", "tasks/serving.py", "tasks/model_registry.py"},
+}
+"""Who may import an engine: one works on Ray; of MLflow one logs, one serves, one registers models."""
 
 
 def imported(file: Path) -> set[str]:

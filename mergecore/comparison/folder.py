@@ -39,6 +39,12 @@ from mergecore.files import atomic_write
 from mergecore.markdown import table
 from mergecore.run_folder import to_json, to_yaml
 
+FILES = (
+    *("config.yaml", "preferences.csv", "accuracy.csv", "measures.csv", "points.csv"),
+    *("tables.md", "report.html", "summary.json"),
+)
+"""What a finished comparison leaves, beside its pictures."""
+
 
 def comparison_tables(comparison: Comparison) -> dict[str, pd.DataFrame]:
     """File name without its end to table, all numbers of models together."""

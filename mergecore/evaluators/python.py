@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from mergecore.callables import import_callable, source_digest
@@ -49,7 +50,8 @@ class PythonCallable(Evaluator):
         self._arguments = arguments
         self._address = address
         try:
-            inspect.signature(self._function).bind(None, **arguments)
+            with suppress(ValueError):  # a built-in function may not tell its signature
+                inspect.signature(self._function).bind(None, **arguments)
         except TypeError as error:
             raise InputError(f"The task {task.name!r}: {address} cannot be called with these args: {error}.") from None
         try:

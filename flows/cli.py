@@ -146,27 +146,23 @@ def pick(
     Example: [bold]mergecore pick runs/quickstart --prefer upright=0.7 --prefer rotated=0.3 --export merged[/bold]
     """
     from flows.terminal import print_pick
-    from mergecore.comparison.pick import is_comparison, pick_method_point, read_method
-    from mergecore.pick import pick_point
-    from mergecore.run_folder import read_run
+    from mergecore.choice import Choice, choose
 
-    wishes: dict[str, Any] = {
-        "prefer": _assignments(prefer, "--prefer"),
-        "at_least": _assignments(at_least, "--at-least"),
-        "maximize": maximize,
-        "at_knee": knee,
-        "verified": verified,
-    }
-    compared = is_comparison(folder)
-    if not compared and (method or models):
-        raise InputError(f"{str(folder)!r} is no comparison, so --method and --models mean nothing.")
-    record = read_method(folder, method, models) if compared else read_run(folder)
-    choice = pick_method_point(record, **wishes) if compared else pick_point(record, **wishes)
-    print_pick(record, choice)
+    wanted = Choice(
+        prefer=_assignments(prefer, "--prefer"),
+        at_least=_assignments(at_least, "--at-least"),
+        maximize=maximize,
+        knee=knee,
+        verified=verified,
+        method=method,
+        models=models,
+    )
+    record, point = choose(folder, wanted)
+    print_pick(record, point)
     if export is not None:
-        from flows.export import export_method, export_pick
+        from tasks.export import export_point
 
-        (export_method if compared else export_pick)(record, choice, export, task)
+        export_point(record, point, export, task)
         typer.echo(f"\nCheckpoint: {export}")
 
 
@@ -179,7 +175,7 @@ def package(
 
     Example: [bold]mergecore package runs/quickstart servable[/bold]
     """
-    from flows.serving import package_front
+    from tasks.serving import package_front
 
     package_front(folder, target)
     where = shlex.quote(str(target))
@@ -204,6 +200,40 @@ def verify(
     print_verified(folder, found)
     if not all(task.same for task in found):
         raise MergecoreError(f"{str(folder)!r} does not give the numbers of its run.")
+
+
+@app.command()
+def register(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint that pick --export wrote.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the registered model; made if missing.")],
+    alias: Annotated[str, typer.Option("--alias", help="The alias that moves to this version.")] = "candidate",
+) -> None:
+    """Put an exported checkpoint into MLflow's model registry, with base, models, coefficients and metrics.
+
+    Example: [bold]mergecore register merged digits[/bold]
+    """
+    from flows.terminal import print_versions
+    from mergecore.files import home_folder
+    from tasks.model_registry import register as register_checkpoint
+
+    print_versions({alias: register_checkpoint(folder, name, home_folder(), alias=alias)})
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model.")],
+    version: Annotated[str | None, typer.Option("--version", help="Which one; default: the candidate.")] = None,
+) -> None:
+    """Make the candidate of a registered model its champion, and show both.
+
+    Example: [bold]mergecore promote digits[/bold]
+    """
+    from flows.terminal import print_versions
+    from mergecore.files import home_folder
+    from tasks.model_registry import promote as promote_version
+
+    before, after = promote_version(name, home_folder(), version=version)
+    print_versions({"champion before": before, "champion": after})
 
 
 @app.command()

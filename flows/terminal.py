@@ -7,7 +7,7 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mergecore.preflight import CheckResult
     from mergecore.reloaded import Reloaded
     from mergecore.run_folder import RunRecord
+    from tasks.model_registry import Registered
 
 SHOWN_POINTS = 12
 FOREIGN_LOGGERS = ("prefect", "mlflow", "alembic", "ray", "httpx", "urllib3", "transformers", "torch", "pymoo")
@@ -128,6 +129,18 @@ def print_notes(notes: Sequence[str]) -> None:
     """Warnings, one a line, on standard error."""
     for note in notes:
         Console(stderr=True).print(Text(f"Note: {note}"))
+
+
+def print_versions(versions: Mapping[str, Registered | None]) -> None:
+    """Versions of a registered model and what speaks for them, a row each."""
+    shown = {label: version for label, version in versions.items() if version is not None}
+    table = Table(show_edge=False)
+    for heading in ("", "source", *(columns := list(dict.fromkeys(t for v in shown.values() for t in v.metrics)))):
+        table.add_column(Text(heading))
+    for label, version in shown.items():
+        metrics = [f"{version.metrics[task]:.4f}" if task in version.metrics else "" for task in columns]
+        table.add_row(Text(label), Text(version.source), *metrics)
+    Console().print(table)
 
 
 def print_front(record: RunRecord) -> None:

@@ -27,6 +27,7 @@ from mergecore.budget import spent_sentence
 from mergecore.comparison.folder import tables_page
 from mergecore.comparison.methods import Comparison
 from mergecore.comparison.tables import preference_table, wide_preferences
+from mergecore.pick import Pick
 from mergecore.run_folder import RunRecord
 
 PLAIN_SECONDS = 10.0  # between plain lines when the output is no terminal
@@ -138,6 +139,25 @@ def publish(record: RunRecord, pictures: Mapping[str, bytes], *, report: str, tr
     create_markdown_artifact(markdown=_summary(record, pictures, report, tracking), key="summary")
     if tracking.startswith(("http://", "https://")):
         create_link_artifact(link=tracking, link_text="MLflow run", key="mlflow")
+
+
+def publish_point(record: RunRecord, point: Pick, folder: str, registered: str | None) -> None:
+    """A chosen point of a front, and what became of it.
+
+    Args:
+        record: the finished run.
+        point: of its front.
+        folder: of the checkpoint.
+        registered: its source in MLflow's registry, if it has one.
+    """
+    lines = [f"# {_markdown(record.name)}", "| coefficient | |", "|---|---|"]
+    lines += [f"| {_markdown(name)} | {value:.4f} |" for name, value in point.coefficients.items()]
+    for kind, metrics in point.metrics.items():
+        lines += ["", f"| {kind} | |", "|---|---|"]
+        lines += [f"| {_markdown(name)} | {_number(value)} |" for name, value in metrics.items()]
+    lines += ["", f"Checkpoint: `{_markdown(folder)}`"]
+    lines += ["", f"Registered: `{_markdown(registered)}`"] if registered else []
+    create_markdown_artifact(markdown="\n".join(lines), key="export")
 
 
 def publish_comparison(comparison: Comparison, pictures: Mapping[str, bytes], *, report: str, tracking: str) -> None:

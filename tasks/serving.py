@@ -25,8 +25,10 @@ from mlflow.types import ParamSchema, ParamSpec
 
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder
-from mergecore.serving import KEPT, FrontPoints, ServedFront, answering_tasks, write_front
+from mergecore.run_folder import read_run
+from mergecore.serving import KEPT, FrontPoints, ServedFront, answering_tasks, front_points, write_front
 from mergecore.study import Study
+from tasks.export import run_study
 
 FRONT = "front"
 """The folder of `mergecore.serving` in that of the model."""
@@ -74,6 +76,21 @@ class FrontModel(PythonModel):
 def declare_model(folder: Path) -> None:
     """Tell MLflow what the model in ``folder`` is; for `tasks.served_model`."""
     set_model(FrontModel(folder))
+
+
+def package_front(run: Path, folder: Path) -> None:
+    """Write an MLflow model of all that a run's front can be.
+
+    Args:
+        run: folder of the finished run.
+        folder: where to; must not exist or be empty.
+
+    Raises:
+        InputError: no finished run; its sources are gone or changed; no task that answers inputs; the folder is in use.
+    """
+    record = read_run(run)
+    study = run_study(record)
+    save_front(study, None if study.routers is not None else front_points(record), folder)
 
 
 def save_front(study: Study, points: FrontPoints | None, folder: Path) -> None:

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from flows.compare import compare_flow
-from flows.export import export_method
 from mergecore.comparison.pick import is_comparison, pick_method_point, read_method
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.study import prepare
 from mergecore.task_matrix import open_task_matrix
+from tasks.export import export_point
 from tasks.workers import Job, WorkerPool
 from tests.conftest import random_state, rewrite, write_checkpoint
 from tests.flows.conftest import CountedStudy
@@ -167,7 +167,7 @@ def test_a_methods_point_becomes_a_checkpoint(pico_config: dict[str, Any], home:
     record = read_method(folder, "map + ties", None)
     choice = pick_method_point(record, prefer={"first": 1.0}, verified=True)
     assert choice.metrics["real"]["first"] == record.front_metrics("real")[choice.index, 0]
-    export_method(record, choice, tmp_path / "ties")
+    export_point(record, choice, tmp_path / "ties")
     config = parse_config({**pico_config, "tasks": tasks, "merge": {"transform": "ties"}})
     study = prepare(config, home)
     matrix = open_task_matrix(study.matrix_folder)
@@ -179,7 +179,7 @@ def test_a_methods_point_becomes_a_checkpoint(pico_config: dict[str, Any], home:
     iso = read_method(folder, "iso_c", 2)
     assert iso.models == ["iso_c"]
     point = pick_method_point(iso)
-    export_method(iso, point, tmp_path / "iso")
+    export_point(iso, point, tmp_path / "iso")
     assert f"theta_pre + {point.coefficients['iso_c']:.17g} (" in (tmp_path / "iso" / "README.md").read_text()
     assert not (tmp_path / "iso" / "mergekit.yaml").exists()
 
@@ -197,7 +197,7 @@ def test_a_methods_point_becomes_a_checkpoint(pico_config: dict[str, Any], home:
         pick_method_point(read_method(folder, "preference_weights", None))
     rewrite(pico_config["models"][0]["source"], lambda state: state.update({"classifier.bias": torch.ones(3)}))
     with pytest.raises(InputError, match="have changed since this run"):
-        export_method(iso, point, tmp_path / "changed")
+        export_point(iso, point, tmp_path / "changed")
 
 
 def test_workers_are_added_when_there_is_more_to_do(counted: CountedStudy, home: Path) -> None:

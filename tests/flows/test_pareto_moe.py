@@ -16,7 +16,6 @@ import pytest
 import torch
 import yaml
 
-from flows.export import export_pick
 from flows.pareto_moe import pareto_moe_flow
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError, NumericalError
@@ -24,6 +23,7 @@ from mergecore.evaluation import CandidateEvaluator
 from mergecore.pick import Pick, pick_point
 from mergecore.run_folder import RUN_FILES, RunRecord, read_run
 from mergecore.study import prepare
+from tasks.export import export_point
 from tests.conftest import make_pico_config, make_pico_vit
 
 in_process = pytest.mark.usefixtures("prefect_api", "ray_cluster")
@@ -145,7 +145,7 @@ def test_an_exported_preference_is_the_unloaded_network(
 
     preference = np.array([0.3, 0.7])
     choice = Pick(-1, {"a": 0.3, "b": 0.7}, {}, "real")
-    export_pick(record, choice, tmp_path / "merged")
+    export_point(record, choice, tmp_path / "merged")
     card = (tmp_path / "merged" / "README.md").read_text()
     assert "| a | 0.29999999999999999 |" in card
     assert "pwe_moe" in card

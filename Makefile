@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint benchmarks clean
+.PHONY: quickstart test test-all lint deploy benchmarks clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/mergecore quickstart
@@ -19,6 +19,14 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# a Prefect server must run: `prefect server start`; GPUS studies evaluate at a time
+GPUS ?= 1
+deploy: $(VENV)/.installed
+	$(BIN)/prefect work-pool create --type process --overwrite merging
+	-$(BIN)/prefect work-queue create --pool merging --priority 1 gpu
+	$(BIN)/prefect work-queue set-concurrency-limit --pool merging gpu $(GPUS)
+	$(BIN)/prefect --no-prompt deploy --all
 
 benchmarks: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[benchmarks]"

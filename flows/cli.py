@@ -175,9 +175,10 @@ def package(
 
     Example: [bold]mergecore package runs/quickstart servable[/bold]
     """
+    from mergecore.run_folder import read_run
     from tasks.serving import package_front
 
-    package_front(folder, target)
+    package_front(read_run(folder), target)
     where = shlex.quote(str(target))
     typer.echo(f"Model: {target}\n\nNext:")
     typer.echo(f"  mlflow models serve -m {where} --env-manager local --host 127.0.0.1 --port 5001")

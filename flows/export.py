@@ -14,7 +14,7 @@ from tasks.export import publish_export, register_checkpoint, verify_checkpoint,
 def export_flow(
     folder: str,
     choice: Choice,
-    out: str,
+    out: str | None = None,
     task: str | None = None,
     verify: bool = True,
     register: str | None = None,
@@ -25,7 +25,7 @@ def export_flow(
     Args:
         folder: of the finished run or comparison.
         choice: which point.
-        out: where the checkpoint goes; one with the same coefficients may be there already.
+        out: where the checkpoint goes; the same one may be there already. Default: a name of its own in ``exports``.
         task: write the network of this task, with its own head.
         verify: reload the checkpoint and measure it again: the numbers must be those of the run.
         register: name in MLflow's model registry; without one it is not registered.
@@ -35,7 +35,7 @@ def export_flow(
         The checkpoint's folder.
     """
     record, point = choose(Path(folder), choice)
-    checkpoint = write_checkpoint(record, point, Path(out), task)
+    checkpoint = write_checkpoint(record, point, Path(out) if out else None, task)
     if verify:
         verify_checkpoint(checkpoint)
     registered = register_checkpoint(checkpoint, register, alias) if register else None

@@ -25,6 +25,7 @@ from mergecore.task_matrix import open_task_matrix
 
 SHARD_BYTES = 5 << 30
 FACTS = "mergecore.json"
+PARENTS = ("base", "models")
 """How the checkpoint was made, for `mergecore verify`."""
 COMPANIONS = (
     "config.json",
@@ -120,7 +121,7 @@ def export_model(
             "head": head,
             "task": task,
             "method": found_by or study.config.search.method,
-            "fingerprints": {key: study.fingerprints[key] for key in ("base", "models")},
+            "fingerprints": {key: study.fingerprints[key] for key in PARENTS},
             "run_id": run_id,
         }
         (temporary / FACTS).write_text(to_json(facts))

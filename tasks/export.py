@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from mergecore.comparison.pick import compared_method
 from mergecore.config_file import RESOLVED, parse_config
 from mergecore.errors import EvaluationError, InputError
 from mergecore.evaluation import CandidateEvaluator
-from mergecore.export import FACTS, export_model
+from mergecore.export import FACTS, PARENTS, export_model
 from mergecore.files import home_folder, read_json_mapping
 from mergecore.pareto_moe.routed_study import trained_study
 from mergecore.pick import Pick
@@ -100,11 +102,26 @@ def _export(
     )
 
 
+def place(record: RunRecord, *what: object) -> Path:
+    """Where something that is made of a run goes unless the user says: the same place for the same thing only.
+
+    Args:
+        record: the finished run.
+        what: tells it from all else that is made of these models.
+    """
+    prints = (record.config.get(RESOLVED) or {}).get("fingerprints")
+    digest = hashlib.sha256(json.dumps([prints, *what], sort_keys=True).encode()).hexdigest()
+    return Path("exports") / f"{record.name[:50]}-{digest[:12]}"
+
+
 @task(name="write checkpoint", cache_policy=NO_CACHE)
-def write_checkpoint(record: RunRecord, point: Pick, folder: Path, only: str | None) -> Path:
-    """`export_point`; what is there already with the same coefficients stays."""
+def write_checkpoint(record: RunRecord, point: Pick, out: Path | None, only: str | None) -> Path:
+    """`export_point`, by default to `place`; the same checkpoint that is there already stays."""
+    folder = out or place(record, point.coefficients, only)
     known = read_json_mapping(folder / FACTS)
-    if known.get("coefficients") == point.coefficients and known.get("task") == only:
+    prints = (record.config.get(RESOLVED) or {}).get("fingerprints", {})
+    same = {"coefficients": point.coefficients, "task": only, "fingerprints": {k: prints.get(k) for k in PARENTS}}
+    if known and all(known.get(key) == value for key, value in same.items()):
         tell(f"The checkpoint {str(folder)!r} is there already.")
     else:
         export_point(record, point, folder, only)

@@ -25,7 +25,7 @@ from mlflow.types import ParamSchema, ParamSpec
 
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder
-from mergecore.run_folder import read_run
+from mergecore.run_folder import RunRecord
 from mergecore.serving import KEPT, FrontPoints, ServedFront, answering_tasks, front_points, write_front
 from mergecore.study import Study
 from tasks.export import run_study
@@ -78,17 +78,16 @@ def declare_model(folder: Path) -> None:
     set_model(FrontModel(folder))
 
 
-def package_front(run: Path, folder: Path) -> None:
+def package_front(record: RunRecord, folder: Path) -> None:
     """Write an MLflow model of all that a run's front can be.
 
     Args:
-        run: folder of the finished run.
+        record: the finished run.
         folder: where to; must not exist or be empty.
 
     Raises:
-        InputError: no finished run; its sources are gone or changed; no task that answers inputs; the folder is in use.
+        InputError: its sources are gone or changed; no task that answers inputs; the folder is in use.
     """
-    record = read_run(run)
     study = run_study(record)
     save_front(study, None if study.routers is not None else front_points(record), folder)
 

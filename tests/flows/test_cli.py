@@ -169,7 +169,7 @@ def test_check_says_what_a_budget_leaves(pico_config, home, tmp_path, command) -
 
 
 def test_an_unexpected_error_ends_with_1_and_names_its_log(home, tmp_path, command, monkeypatch) -> None:
-    monkeypatch.setattr("mergecore.run_folder.read_run", lambda folder: 1 / 0)
+    monkeypatch.setattr("mergecore.choice.read_run", lambda folder: 1 / 0)
     code, _, err = command("pick", tmp_path, "--knee")
     assert code == 1
     assert "Unexpected ZeroDivisionError" in err

@@ -17,7 +17,7 @@ def export_flow(
     out: str | None = None,
     task: str | None = None,
     verify: bool = True,
-    register: str | None = None,
+    register_as: str | None = None,
     alias: str = "candidate",
 ) -> str:
     """A point of a front, chosen as `mergecore pick` does, as a checkpoint.
@@ -28,7 +28,7 @@ def export_flow(
         out: where the checkpoint goes; the same one may be there already. Default: a name of its own in ``exports``.
         task: write the network of this task, with its own head.
         verify: reload the checkpoint and measure it again: the numbers must be those of the run.
-        register: name in MLflow's model registry; without one it is not registered.
+        register_as: name in MLflow's model registry; without one it is not registered.
         alias: that moves to the registered version.
 
     Returns:
@@ -38,6 +38,6 @@ def export_flow(
     checkpoint = write_checkpoint(record, point, Path(out) if out else None, task)
     if verify:
         verify_checkpoint(checkpoint)
-    registered = register_checkpoint(checkpoint, register, alias) if register else None
+    registered = register_checkpoint(checkpoint, register_as, alias) if register_as else None
     publish_export(record, point, checkpoint, registered)
     return str(checkpoint)

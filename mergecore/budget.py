@@ -67,7 +67,7 @@ class BudgetConfig(Section):
         None, description="End the search when more would not change the front; 'true' for the usual tolerances."
     )
 
-    @field_validator("stop", mode="before")
+    @field_validator("stop", mode="before", json_schema_input_type=StopConfig | bool | None)
     @classmethod
     def _usual_tolerances(cls, value: Any) -> Any:
         return {} if value is True else None if value is False else value

@@ -216,13 +216,11 @@ class TrackingConfig(Section):
 
 
 if TYPE_CHECKING:
-    SearchConfig = SearchOptions
+    SearchConfig = AnySearch = SearchOptions
 else:
     # the options of every registered search method, told apart by `method`
-    SearchConfig = Annotated[
-        Union[tuple(SEARCHES.get(name).Options for name in SEARCHES)],  # noqa: UP007
-        Field(discriminator="method"),
-    ]
+    AnySearch = Union[tuple(SEARCHES.get(name).Options for name in SEARCHES)]  # noqa: UP007
+    SearchConfig = Annotated[AnySearch, Field(discriminator="method")]
 
 
 class StudyConfig(Section):
@@ -303,7 +301,7 @@ class StudyConfig(Section):
             known(value.partition(":")[0], ARCHITECTURES)
         return value
 
-    @field_validator("search", mode="before")
+    @field_validator("search", mode="before", json_schema_input_type=AnySearch)  # "map" may be left out
     @classmethod
     def _known_method(cls, value: Any) -> Any:
         if isinstance(value, dict):

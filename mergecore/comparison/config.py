@@ -74,7 +74,7 @@ class CompareConfig(Section):
         references = [found for found in self.references if found.models is None or count in found.models]
         return [*methods, *references]
 
-    @field_validator("methods", mode="before")
+    @field_validator("methods", mode="before", json_schema_input_type=list[MethodConfig | str])
     @classmethod
     def _names_are_methods(cls, value: Any) -> Any:
         entries = value if isinstance(value, list) else []

@@ -216,7 +216,8 @@ class TrackingConfig(Section):
 
 
 if TYPE_CHECKING:
-    SearchConfig = AnySearch = SearchOptions
+    SearchConfig = SearchOptions
+    AnySearch: Any = SearchOptions
 else:
     # the options of every registered search method, told apart by `method`
     AnySearch = Union[tuple(SEARCHES.get(name).Options for name in SEARCHES)]  # noqa: UP007

@@ -1,0 +1,193 @@
+"""The deployments on a real server with a real worker, from a clean clone: by command, by schedule, cancelled, resumed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.flows.conftest import CountedStudy
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(shutil.which("git") is None or not Path(".git").exists(), reason="clones the repository"),
+]
+ROOT = Path(__file__).parent.parent.parent
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass
+class Site:
+    """A server, a pool, every deployment and a worker."""
+
+    clone: Path
+    environment: dict[str, str]
+    url: str
+
+    def prefect(self, *arguments: str) -> str:
+        """What a command prints; it must succeed."""
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        done = subprocess.run(command, cwd=self.clone, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The API's answer."""
+        import httpx
+
+        answer = httpx.request(method, f"{self.url}/{path}", json=body, timeout=60)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def deployment(self, name: str) -> str:
+        """The id of ``flow/deployment``."""
+        return str(self.ask("GET", f"deployments/name/{name}")["id"])
+
+    def trigger(self, name: str, parameters: dict[str, Any]) -> str:
+        """A run's id, as the UI's form makes one."""
+        path = f"deployments/{self.deployment(name)}/create_flow_run"
+        return str(self.ask("POST", path, {"parameters": parameters})["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        """A run's state."""
+        return self.ask("GET", f"flow_runs/{run}")["state"]
+
+    def end(self, run: str) -> dict[str, Any]:
+        """Its state when it has ended."""
+        return until(lambda: (found := self.state(run))["type"] in ENDED and found)
+
+
+def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
+    """The first true value of the condition."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds} s")
+
+
+@contextmanager
+def process(arguments: list[str], site: Site, log: Path) -> Iterator[psutil.Process]:
+    """A long-running command, ended with all its children."""
+    with log.open("wb") as sink:
+        command = [sys.executable, "-m", "prefect", *arguments]
+        started = subprocess.Popen(command, cwd=site.clone, env=site.environment, stdout=sink, stderr=sink)
+    found = psutil.Process(started.pid)
+    try:
+        yield found
+    finally:
+        children = []
+        with suppress(psutil.NoSuchProcess):
+            children = found.children(recursive=True)
+        for each in (found, *children):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        started.wait()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    place = tmp_path_factory.mktemp("site")
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(place / "clone")], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(place / "prefect"),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "MERGECORE_HOME": str(place / "home"),
+        "PYTHONPATH": f"{place / 'clone'}{os.pathsep}{place / 'study'}",
+    }
+    site = Site(place / "clone", environment, url)
+
+    def answers() -> bool:
+        with suppress(Exception):
+            site.ask("GET", "health")
+            return True
+        return False
+
+    with process(["server", "start", "--host", "127.0.0.1", "--port", str(port)], site, place / "server.log"):
+        until(answers)
+        environment_of_make = {**environment, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        venv = Path(sys.executable).parent.parent
+        recipe = ["make", "--silent", "deploy", f"VENV={venv}", "--assume-old", f"{venv}/.installed"]
+        subprocess.run(recipe, cwd=site.clone, env=environment_of_make, check=True, stdout=subprocess.DEVNULL)
+        with process(["worker", "start", "--pool", "merging"], site, place / "worker.log"):
+            yield site
+
+
+def study(site: Site, **arguments: Any) -> CountedStudy:
+    """A study of the site's own; its folder is where the worker finds its metrics."""
+    return CountedStudy(site.clone.parent / "study", **arguments)
+
+
+def test_by_command_and_again_by_schedule(site: Site) -> None:
+    counted = study(site)
+    parameters = {"config": counted.config, "out": "runs/counted"}
+    assert site.end(site.trigger("map/digits", parameters))["name"] == "Completed"
+    calls = counted.calls
+    assert set(calls.values()) == {1}
+    assert (site.clone / "runs/counted/report.html").is_file()
+
+    deployment = site.deployment("map/digits")
+    cron = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "active": True, "parameters": parameters}
+    (made,) = site.ask("POST", f"deployments/{deployment}/schedules", [cron])
+
+    def scheduled() -> Any:
+        wanted = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"tags": {"all_": ["auto-scheduled"]}}}
+        return next((r for r in site.ask("POST", "flow_runs/filter", wanted) if r["state"]["type"] in ENDED), None)
+
+    run = until(scheduled, 150)
+    site.ask("DELETE", f"deployments/{deployment}/schedules/{made['id']}")
+    assert run["state"]["name"] == "Unchanged"
+    assert "Nothing changed since" in run["state"]["message"]
+    assert run["total_run_time"] < 30
+    assert counted.calls == calls
+
+
+def test_cancelled_in_the_middle_and_triggered_again(site: Site) -> None:
+    counted = study(site, sleep=1.5)
+    counted.log.unlink(missing_ok=True)
+    parameters = {"config": {**counted.config, "name": "slow"}, "out": "runs/slow"}
+    run = site.trigger("map/digits", parameters)
+    until(lambda: sum(counted.calls.values()) >= 6)
+    workers = [p for p in psutil.process_iter(["name", "cmdline"]) if "_Worker" in " ".join(p.info["cmdline"] or [])]
+    assert workers
+    site.prefect("flow-run", "cancel", run)
+    began = time.monotonic()
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in workers), 60)
+    print(f"workers gone after {time.monotonic() - began:.1f} s")
+    assert site.end(run)["type"] == "CANCELLED"
+    before = counted.calls
+    kept = sum(before.values())
+    assert kept < 60
+
+    assert site.end(site.trigger("map/digits", parameters))["name"] == "Completed"
+    assert sum(1 for count in counted.calls.values() if count > 1) <= 2  # what the two workers were doing
+    assert set(before) <= set(counted.calls)
+
+
+def test_a_failure_carries_its_sentence(site: Site) -> None:
+    counted = study(site)
+    config = {**counted.config, "base": "/nowhere/base"}
+    state = site.end(site.trigger("map/digits", {"config": config, "out": "runs/broken"}))
+    assert state["type"] == "FAILED"
+    assert "/nowhere/base" in state["message"]
+    assert "\n" not in state["message"]

@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 import os
 import resource
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -94,6 +97,17 @@ class Gradient:
         raise EvaluationError(f"The training of the routers cannot go on: {reason}.")
 
 
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """Who ends this process is told by Prefect or the terminal; Ray would have it exit without another word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and callable(before):
+            signal.signal(signal.SIGTERM, before)
+
+
 def gpus_per_worker(study: Study) -> float:
     """GPUs, or the fraction of one, that each worker is given; "auto" gives one where candidates live on GPUs."""
     wanted = study.config.execution.gpus_per_worker
@@ -170,6 +184,20 @@ class WorkerPool:
         reference = self._send(ray, subject)
         waiting = deque(jobs)
         queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._actors}
+        try:
+            self._work(ray, reference, waiting, queues, on_result)
+        except BaseException:  # cancelled: what is done already is not done again
+            self._keep_done(ray, queues, on_result)
+            raise
+
+    def _work(
+        self,
+        ray: Any,
+        reference: Any,
+        waiting: deque[SomeWork],
+        queues: dict[Any, deque[tuple[Any, SomeWork]]],
+        on_result: Callable[[SomeWork, Any, str], None],
+    ) -> None:
         while waiting or any(queues.values()):
             depth = IN_FLIGHT if len(waiting) > len(self._actors) else 1
             for actor, queue in queues.items():
@@ -190,6 +218,16 @@ class WorkerPool:
                 self.decoded += fresh
                 on_result(job, result, worker)
 
+    @staticmethod
+    def _keep_done(ray: Any, queues: Mapping[Any, deque[tuple[Any, SomeWork]]], on_result: Any) -> None:
+        """Results that have arrived and were not looked at yet."""
+        jobs = {reference: job for queue in queues.values() for reference, job in queue}
+        with suppress(Exception):
+            done, _ = ray.wait(list(jobs), num_returns=len(jobs), timeout=0) if jobs else ([], [])
+            for reference in done:
+                result, _, worker = ray.get(reference)
+                on_result(jobs[reference], result, worker)
+
     def _start(self, ray: Any, jobs: int) -> None:
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that the config does not ask for
@@ -197,7 +235,8 @@ class WorkerPool:
             address = self._options.ray_address
             local = {} if address else {"num_cpus": self._cores(), "include_dashboard": False}
             try:
-                ray.init(address=address, logging_level="error", log_to_driver=False, **local)
+                with _same_signals():
+                    ray.init(address=address, logging_level="error", log_to_driver=False, **local)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
                 raise EvaluationError(f"Cannot reach {where}: {error}") from None

@@ -97,13 +97,32 @@ class Gradient:
         raise EvaluationError(f"The training of the routers cannot go on: {reason}.")
 
 
+_apart = False
+"""Whether processes that are started now leave this process's group."""
+
+
+def _leave_group() -> None:
+    if _apart:
+        os.setpgid(0, 0)
+
+
+os.register_at_fork(after_in_child=_leave_group)
+
+
 @contextmanager
-def _same_signals() -> Iterator[None]:
-    """Who ends this process is told by Prefect or the terminal; Ray would have it exit without another word."""
+def _own_end() -> Iterator[None]:
+    """Start Ray such that a signal to end ends this process's work in order.
+
+    Prefect signals a whole process group, and without its servers Ray cannot stop workers; so they leave the group (and
+    die with this process all the same). And Ray's handler, which would have this process exit, makes way for ours.
+    """
+    global _apart
     before = signal.getsignal(signal.SIGTERM)
+    _apart = True
     try:
         yield
     finally:
+        _apart = False
         if threading.current_thread() is threading.main_thread() and callable(before):
             signal.signal(signal.SIGTERM, before)
 
@@ -235,7 +254,7 @@ class WorkerPool:
             address = self._options.ray_address
             local = {} if address else {"num_cpus": self._cores(), "include_dashboard": False}
             try:
-                with _same_signals():
+                with _own_end():
                     ray.init(address=address, logging_level="error", log_to_driver=False, **local)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"

@@ -1,4 +1,4 @@
-"""The deployments on a real server with a real worker, from a clean clone: by command, by schedule, cancelled, resumed."""
+"""Deployments on a real server with a real worker, from a clean clone: by command, by schedule, cancelled, resumed."""
 
 from __future__ import annotations
 

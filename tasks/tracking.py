@@ -24,16 +24,17 @@ from mergecore.study import Study
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-METRIC_BATCH = 1000  # MLflow's limit for one request
+METRIC_BATCH, PARAM_BATCH = 1000, 100  # MLflow's limits for one request
 VALUE_LIMIT = 500
 FOLDER_TAG = "mergecore.folder"
+STUDY_TAG = "mergecore.study"
 PART_TAG = "mergecore.part"
 
 
 class Tracker:
     """The MLflow run of one study.
 
-    A run that was interrupted (same folder, still marked as running) is continued, so that a study has one parent run
+    A run that was interrupted (same study and folder, still marked as running, or as killed) is continued, so that a study has one parent run
     however often it was started. As a context manager it marks the run as finished or failed.
 
     Args:
@@ -54,27 +55,31 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self._parent is None:
             return
-        if kind is None:
-            status = "FINISHED"
-        elif issubclass(kind, (KeyboardInterrupt, SystemExit)) or kind.__name__ == "CancelledError":
-            status = "KILLED"
-        else:
-            status = "FAILED"
+        # what is no error, a signal or Ctrl-C, is someone's wish
+        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         self._client.set_terminated(self._parent, status)
 
     @property
     def run_id(self) -> str:
         """The parent run's id; created, or found when an interrupted run is continued."""
         if self._parent is None:
-            self._parent = self.interrupted or self._new_parent()
+            self._parent = self.interrupted
+            if self._parent is None:
+                self._parent = self._new_parent()
+            else:
+                self._client.update_run(self._parent, status="RUNNING")
         return self._parent
 
     @property
     def interrupted(self) -> str | None:
-        """The run of this folder that never ended, if there is one."""
-        condition = f"tags.`{FOLDER_TAG}` = '{_digest(self._folder)}' and attributes.status = 'RUNNING'"
-        runs = self._client.search_runs([self._experiment], condition, max_results=1)
-        return runs[0].info.run_id if runs else None
+        """The last run of this study in this folder, if it never ended or was cancelled."""
+        condition = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in self._tags.items())
+        runs = self._client.search_runs([self._experiment], condition, max_results=1)  # the last one comes first
+        return runs[0].info.run_id if runs and runs[0].info.status in ("RUNNING", "KILLED") else None
+
+    @property
+    def _tags(self) -> dict[str, str]:
+        return {FOLDER_TAG: _digest(self._folder), STUDY_TAG: self._study.digest}
 
     @property
     def address(self) -> str:
@@ -162,7 +167,7 @@ class Tracker:
         from mlflow.entities import Dataset, DatasetInput
 
         config = self._study.config
-        tags = {FOLDER_TAG: _digest(self._folder), "mergecore.method": config.search.method}
+        tags = {**self._tags, "mergecore.method": config.search.method}
         run = self._client.create_run(self._experiment, self._started, tags, run_name=config.name[:250])
         values = dict(_flat(config.model_dump(mode="json", exclude={"models", "tasks"})))
         values |= {f"model.{model.name}": model.source for model in config.models}
@@ -194,8 +199,8 @@ class Tracker:
         from mlflow.entities import Param
 
         params = [Param(metric_name(key), str(value)[:VALUE_LIMIT]) for key, value in values.items()]
-        if params:
-            self._client.log_batch(run_id, params=params[:100])
+        for start in range(0, len(params), PARAM_BATCH):
+            self._client.log_batch(run_id, params=params[start : start + PARAM_BATCH])
 
     def _log_metrics(self, run_id: str, values: Iterable[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -138,6 +139,12 @@ def study(site: Site, **arguments: Any) -> CountedStudy:
     return CountedStudy(site.clone.parent / "study", **arguments)
 
 
+def statuses(home: Path, name: str) -> list[str]:
+    """Of the study's parent runs in MLflow."""
+    with sqlite3.connect(home / "mlflow.db") as tracked:
+        return [status for (status,) in tracked.execute("SELECT status FROM runs WHERE name = ?", (name,))]
+
+
 def test_by_command_and_again_by_schedule(site: Site) -> None:
     counted = study(site)
     parameters = {"config": counted.config, "out": "runs/counted"}
@@ -177,6 +184,8 @@ def test_cancelled_in_the_middle_and_triggered_again(site: Site) -> None:
     assert site.end(run)["type"] == "CANCELLED"
     stages = site.ask("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     assert {stage["state_type"] for stage in stages} <= {"COMPLETED", "CANCELLED", "CRASHED"}
+    home = Path(site.environment["MERGECORE_HOME"])
+    assert statuses(home, "slow") == ["KILLED"]
     before = counted.calls
     kept = sum(before.values())
     assert kept < 60
@@ -184,6 +193,7 @@ def test_cancelled_in_the_middle_and_triggered_again(site: Site) -> None:
     assert site.end(site.trigger("map/digits", parameters))["name"] == "Completed"
     assert sum(1 for count in counted.calls.values() if count > 1) <= 2  # of what the two workers were doing
     assert set(before) <= set(counted.calls)
+    assert statuses(home, "slow") == ["FINISHED"]  # the same run, continued
 
 
 def test_a_failure_carries_its_sentence(site: Site) -> None:

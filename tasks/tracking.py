@@ -34,8 +34,8 @@ PART_TAG = "mergecore.part"
 class Tracker:
     """The MLflow run of one study.
 
-    A run that was interrupted (same study and folder, still marked as running, or as killed) is continued, so that a study has one parent run
-    however often it was started. As a context manager it marks the run as finished or failed.
+    A run that was interrupted (same study and folder, still marked as running, or as killed) is continued, so that a
+    study has one parent run however often it was started. As a context manager it marks how the run ended.
 
     Args:
         study: the study.

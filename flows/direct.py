@@ -18,7 +18,7 @@ def direct_flow(config: StudyConfig, out: str | None = None) -> str:
 
     Args:
         config: the study.
-        out: folder for the run's files; default ``runs/<name>``.
+        out: folder for the run's files; default ``runs/NAME``.
 
     Returns:
         The run's folder.

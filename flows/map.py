@@ -20,7 +20,7 @@ def map_flow(config: StudyConfig, out: str | None = None) -> str:
 
     Args:
         config: the study.
-        out: folder for the run's files; default ``runs/<name>``.
+        out: folder for the run's files; default ``runs/NAME``.
 
     Returns:
         The run's folder.

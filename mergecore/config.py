@@ -25,7 +25,7 @@ class ModelConfig(Section):
 
     name: str = Field(description="What tables, coefficients and the report call this model; * as in its source.")
     source: str = Field(
-        description="Hub id, local folder, .safetensors, a .pt/.bin/.pth state dict, models:/<name>@<alias> of "
+        description="Hub id, local folder, .safetensors, a .pt/.bin/.pth state dict, models:/NAME@ALIAS of "
         "MLflow's registry; with one *, every one that matches when the run begins."
     )
 
@@ -227,7 +227,7 @@ else:
 class StudyConfig(Section):
     """A whole study: base, fine-tuned models, objectives, search, budget, front, execution, tracking."""
 
-    name: str = Field("study", description="Names the run everywhere and its default folder runs/<name>.")
+    name: str = Field("study", description="Names the run everywhere and its default folder runs/NAME.")
     base: str = Field(description="The pre-trained checkpoint all models were fine-tuned from.")
     architecture: str | None = Field(
         None, description=f"'family' or 'family:name' where no config.json says it; {', '.join(ARCHITECTURES)}."

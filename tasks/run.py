@@ -71,7 +71,7 @@ def open_run(config: StudyConfig, out: str | None, *, files: Sequence[str] = RUN
 
     Args:
         config: the study.
-        out: the run's folder; default ``runs/<name>``.
+        out: the run's folder; default ``runs/NAME``.
         files: what a finished run leaves in it.
     """
     started = time.time()

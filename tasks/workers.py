@@ -205,8 +205,10 @@ class WorkerPool:
         queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._actors}
         try:
             self._work(ray, reference, waiting, queues, on_result)
-        except BaseException:  # cancelled: what is done already is not done again
+        except BaseException as error:  # cancelled: what is done already is not done again
             self._keep_done(ray, queues, on_result)
+            if isinstance(error, SystemError) and error.__cause__ is not None:
+                raise error.__cause__ from None  # a signal's exception that came up inside Ray
             raise
 
     def _work(

@@ -204,8 +204,8 @@ def _known_version(client: MlflowClient, name: str, content: str) -> str | None:
     if not any(model.name == name for model in _all_models(client)):
         client.create_registered_model(name)
         return None
-    versions = client.search_model_versions(f"name = '{name}'") if "'" not in name else []
-    return next((str(item.version) for item in versions if item.tags.get(CONTENT) == content), None)
+    same = client.search_model_versions(f"tags.`{CONTENT}` = '{content}'")
+    return next((str(item.version) for item in same if item.name == name), None)
 
 
 def _run(client: MlflowClient, facts: Mapping[str, Any], home: Path) -> str:

@@ -13,6 +13,7 @@ NAMES = (
     "low_rank",
     "surrogate_front",
     "preprocessing_once",
+    "scaling",
     "pwe_moe_step",
     "exact_pareto",
     "transform_cost",

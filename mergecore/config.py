@@ -203,7 +203,9 @@ class ExecutionConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Of matrix products; auto: float32 on CPUs, bfloat16 on GPUs. Part of an evaluation's key."
     )
-    ray_address: str | None = Field(None, description="A running cluster to join; without it a local one is started.")
+    ray_address: str | None = Field(
+        None, description="A running cluster to join; default: that of RAY_ADDRESS, without one a local one is started."
+    )
     attempts: int = Field(3, ge=1, description="Tries for one evaluation before it is recorded as failed.")
     retry_failed: bool = Field(False, description="Try evaluations again that an earlier run recorded as failed.")
 

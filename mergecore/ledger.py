@@ -90,22 +90,19 @@ class Ledger:
             raise InputError(f"The ledger {str(path)!r} cannot be used: {error}.") from None
 
     def record(self, fact: Fact, metric: str) -> None:
-        """Store a finished or failed evaluation; a stored success is never replaced by a failure.
+        """`record_all` of one evaluation."""
+        self.record_all([(fact, metric)])
+
+    def record_all(self, facts: Iterable[tuple[Fact, str]]) -> None:
+        """Store finished or failed evaluations, all of them or none; a success is never replaced by a failure.
 
         Args:
-            fact: the evaluation.
-            metric: the metric that the study asked for; a failure is recorded under this name.
+            facts: each evaluation with the metric that the study asked for; a failure is recorded under this name.
 
         Raises:
             EvaluationError: the disk is full or the file cannot be written; nothing was stored.
         """
-        if fact.reason:
-            rows: list[tuple[str, float | None, float | None]] = [(metric, None, None)]
-        else:
-            rows = [(name, value, fact.noise.get(name)) for name, value in fact.metrics.items()]
-        common = (
-            fact.task, json.dumps(fact.coefficients), fact.matrix, fact.examples, fact.seconds, fact.worker, time.time()
-        )  # fmt: skip
+        rows = [row for fact, metric in facts for row in _rows(fact, metric)]
         statement = (
             "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (key, metric) DO UPDATE SET "
@@ -114,9 +111,7 @@ class Ledger:
         )
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany(
-                statement, [(fact.key, name, value, noise, fact.reason, *common) for name, value, noise in rows]
-            )
+            self._connection.executemany(statement, rows)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             if self._connection.in_transaction:
@@ -172,3 +167,11 @@ class Ledger:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _rows(fact: Fact, metric: str) -> list[tuple[object, ...]]:
+    """A row for each metric of an evaluation; one without a value where it failed."""
+    found = {metric: None} if fact.reason else fact.metrics
+    common = (fact.task, json.dumps(fact.coefficients), fact.matrix, fact.examples, fact.seconds, fact.worker)
+    now = time.time()
+    return [(fact.key, name, value, fact.noise.get(name), fact.reason, *common, now) for name, value in found.items()]

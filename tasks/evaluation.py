@@ -107,10 +107,11 @@ def evaluate(
 
             def record(job: Job, outcomes: list[Outcome], worker: str) -> None:
                 nonlocal done
-                for m, outcome in zip(job.measured, outcomes, strict=True):
-                    fact = _fact(study, job, m, outcome, worker)
-                    for metric in _metrics_of(study, m, measured):
-                        ledger.record(fact, metric)
+                found = [
+                    (m, _fact(study, job, m, outcome, worker))
+                    for m, outcome in zip(job.measured, outcomes, strict=True)
+                ]
+                ledger.record_all((fact, metric) for m, fact in found for metric in _metrics_of(study, m, measured))
                 done += 1
                 progress.update(done, len(jobs))
 

@@ -226,26 +226,29 @@ class WorkerPool:
                     job = waiting.popleft()
                     queue.append((getattr(actor, job.method).remote([reference], *job.arguments), job))
             owners = {queue[0][0]: actor for actor, queue in queues.items() if queue}
-            (done,), _ = ray.wait(list(owners), num_returns=1)
-            actor = owners[done]
-            _, job = queues[actor].popleft()
-            try:
-                result, fresh, worker = ray.get(done)
-            except ray.exceptions.RayTaskError as error:
-                raise _cause(error) from None
-            except ray.exceptions.RayError as error:
-                self._replace(ray, actor, job, queues, waiting, on_result, error)
-            else:
-                self.decoded += fresh
-                on_result(job, result, worker)
+            ray.wait(list(owners), num_returns=1)
+            # a look at thousands of workers costs milliseconds, so all that is there is taken at once
+            ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+            for done in ready:
+                actor = owners[done]
+                _, job = queues[actor].popleft()
+                try:
+                    result, fresh, worker = ray.get(done)
+                except ray.exceptions.RayTaskError as error:
+                    raise _cause(error) from None
+                except ray.exceptions.RayError as error:
+                    self._replace(ray, actor, job, queues, waiting, on_result, error)
+                else:
+                    self.decoded += fresh
+                    on_result(job, result, worker)
 
     @staticmethod
     def _keep_done(ray: Any, queues: Mapping[Any, deque[tuple[Any, SomeWork]]], on_result: Any) -> None:
         """Results that have arrived and were not looked at yet."""
         jobs = {reference: job for queue in queues.values() for reference, job in queue}
-        with suppress(Exception):
-            done, _ = ray.wait(list(jobs), num_returns=len(jobs), timeout=0) if jobs else ([], [])
-            for reference in done:
+        done = ray.wait(list(jobs), num_returns=len(jobs), timeout=0)[0] if jobs else []
+        for reference in done:
+            with suppress(Exception):  # of a worker that failed or died there is none
                 result, _, worker = ray.get(reference)
                 on_result(jobs[reference], result, worker)
 
@@ -253,7 +256,7 @@ class WorkerPool:
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that the config does not ask for
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            address = self._options.ray_address
+            address = self._options.ray_address or os.environ.get("RAY_ADDRESS")
             local = {} if address else {"num_cpus": self._cores(), "include_dashboard": False}
             try:
                 with _own_end():

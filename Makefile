@@ -20,13 +20,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# a Prefect server must run: `prefect server start`; GPUS studies evaluate at a time
-GPUS ?= 1
+# a Prefect server must run: `prefect server start`; GPUS=2 lets two studies evaluate at a time
 deploy: $(VENV)/.installed
-	$(BIN)/prefect work-pool create --type process --overwrite merging
-	-$(BIN)/prefect work-queue create --pool merging --priority 1 gpu
-	$(BIN)/prefect work-queue set-concurrency-limit --pool merging gpu $(GPUS)
-	$(BIN)/prefect --no-prompt deploy --all
+	PATH="$(abspath $(BIN)):$$PATH" bash deployments/deploy.sh
 
 benchmarks: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[benchmarks]"

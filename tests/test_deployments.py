@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -60,6 +67,73 @@ def test_deployments_point_at_flows_and_fit_their_parameters(deployment: dict) -
     assert deployment["work_pool"]["name"] == "merging"
     assert deployment["concurrency_limit"]["limit"] == 1
     assert all(schedule["active"] is False for schedule in deployment["schedules"])
+
+
+COMPOSE = yaml.safe_load((ROOT / "deployments" / "compose.yaml").read_text())
+KUBERAY = list(yaml.safe_load_all((ROOT / "deployments" / "kuberay.yaml").read_text()))
+PINNED = re.compile(r"[a-z0-9./-]+:\d+(\.\d+)+[a-z0-9.-]*")
+
+
+def leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every mapping's keys and what they hold, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key, inner
+            yield from leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner)
+
+
+def test_images_are_pinned_to_one_version() -> None:
+    images = {image for place in (COMPOSE, KUBERAY) for key, image in leaves(place) if key == "image"}
+    assert all(PINNED.fullmatch(image) for image in images)
+    own = {image.rpartition(":")[2] for image in images if "mergecore" in image}
+    assert own == {tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]}
+    dockerfile = (ROOT / "deployments" / "Dockerfile").read_text()
+    assert PINNED.fullmatch(re.findall(r"^FROM (\S+)$", dockerfile, re.MULTILINE)[0])
+    (ray,) = (version for place in KUBERAY for key, version in leaves(place) if key == "rayVersion")
+    assert f"ray=={ray}\n" in (ROOT / "constraints.txt").read_text()
+
+
+def test_containers_listen_on_loopback_have_checks_and_hold_no_secret() -> None:
+    services = COMPOSE["services"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert {name for name, service in services.items() if "healthcheck" not in service} == {"deploy"}
+    assert all(service["networks"] == ["inside"] for service in services.values() if "ports" not in service)
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+    for key, value in leaves(COMPOSE):
+        if "PASSWORD" in key:
+            assert re.fullmatch(r"\$\{\w+:\?\}", value)
+        elif isinstance(value, str) and "://" in value and "@" in value:
+            assert re.search(r"://\w+:\$\{\w+:\?\}@", value)
+    given = {entry["name"]: entry for place in KUBERAY for key, env in leaves(place) if key == "env" for entry in env}
+    assert all("valueFrom" in given[name] for name in given if "PREFECT_API" in name or "MLFLOW" in name)
+
+
+@pytest.mark.parametrize("program", ["prefect server start", "prefect worker start", "mlflow server", "ray start"])
+def test_commands_of_containers_exist(program: str) -> None:
+    words = program.split()
+    run = [sys.executable, "-m", "ray.scripts.scripts" if words[0] == "ray" else words[0], *words[1:], "--help"]
+    known = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"}).stdout
+    texts = [value for key, value in leaves(COMPOSE) if key == "command"]
+    texts += [value for place in KUBERAY for key, values in leaves(place) if key == "args" for value in values]
+    texts += re.findall(r"- (ray start .*)", (ROOT / "deployments" / "ray-cluster.yaml").read_text())
+    used = [part for text in texts for part in re.split(r"&&|\bexec\b", text) if program in part]
+    flags = {flag for part in used for flag in re.findall(r"--[a-z-]+", part)}
+    assert flags
+    assert {flag for flag in flags if flag not in known} == set()
+
+
+def test_ray_accepts_the_cluster() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    text = (ROOT / "deployments" / "ray-cluster.yaml").read_text()
+    cluster = yaml.safe_load(Template(text).safe_substitute(MERGECORE_HEAD="10.0.0.10", SSH_USER="me"))
+    validate_config(prepare_config(cluster))
+    assert PINNED.fullmatch(cluster["docker"]["image"])
 
 
 def test_every_flow_is_deployed() -> None:

@@ -159,13 +159,14 @@ def main() -> None:
         rows.append({"workers": workers, **shares})
     per = costs.send + costs.fetch + costs.record
     milliseconds = [f"{1e3 * part:.2f}" for part in (per, costs.send, costs.fetch, costs.record)]
+    shown = ", ".join(f"{ms:.2f}" for ms in looks.values())
     notes = (
-        f"Share of their time that workers evaluate, {ROUNDS} candidates of {TASKS} tasks for each, the last ones, when "
-        f"some have nothing left to do, included. Measured: the driver takes {milliseconds[0]} ms a candidate "
-        f"({milliseconds[1]} to send it, {milliseconds[2]} to fetch its result, {milliseconds[3]} for {TASKS} facts on the "
-        f"disk), so {1 / per:.0f} candidates a second at most; a look at {', '.join(map(str, looks))} workers "
-        f"{', '.join(f'{ms:.2f}' for ms in looks.values())} ms; a worker starts in {start:.1f} s; a call's arguments are "
-        f"{size} bytes."
+        f"Share of their time that workers evaluate, {ROUNDS} candidates of {TASKS} tasks for each, the end, when "
+        "some have nothing left to do, included. Measured: the driver takes "
+        f"{milliseconds[0]} ms a candidate ({milliseconds[1]} to send it, {milliseconds[2]} to fetch its result, "
+        f"{milliseconds[3]} for {TASKS} facts on the disk), so {1 / per:.0f} candidates a second at most; a look at "
+        f"{', '.join(map(str, looks))} workers {shown} ms; a worker starts in {start:.1f} s; a call has {size} "
+        "bytes."
     )
     write_table("scaling", rows, note=notes)
 

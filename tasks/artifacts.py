@@ -18,7 +18,6 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import PrefectException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -107,7 +106,7 @@ class Progress:
     def _update_artifact(self, percent: float) -> None:
         if not _in_run():
             return
-        with suppress(PrefectException, OSError):  # a picture of the progress must never stop the progress
+        with suppress(Exception):  # a picture of the progress must never stop the progress
             if self._artifact is None:
                 self._artifact = create_progress_artifact(percent, description=f"{self._label} ({self._unit})")  # type: ignore[assignment]
             else:

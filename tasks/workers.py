@@ -151,9 +151,11 @@ class WorkerPool:
         self._options = study.config.execution
         self._gpus = gpus_per_worker(study)
         self._actors: list[Any] = []
+        self._starting: dict[Any, Any] = {}  # what answers when an actor has a place and runs, to the actor
         self._sent: tuple[Study | RoutedStudy, Any] | None = None
         self._started_ray = False
         self._looked = -math.inf
+        self._stillborn = 0
         self.deaths = 0
         self.decoded = 0
 
@@ -165,7 +167,7 @@ class WorkerPool:
 
         for actor in self._actors:
             ray.kill(actor)
-        self._actors, self._sent = [], None
+        self._actors, self._starting, self._sent = [], {}, None
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
@@ -173,13 +175,13 @@ class WorkerPool:
     @property
     def size(self) -> int:
         """Workers that are running."""
-        return len(self._actors)
+        return len(self._running())
 
     def peak_bytes(self) -> int:
         """The most memory that one worker has used: of its GPU where it has one, else resident; 0 without workers."""
         import ray
 
-        return max(ray.get([actor.peak_bytes.remote() for actor in self._actors]), default=0)
+        return max(ray.get([actor.peak_bytes.remote() for actor in self._running()]), default=0)
 
     def run(
         self, subject: Study | RoutedStudy, jobs: Sequence[SomeWork], on_result: Callable[[SomeWork, Any, str], None]
@@ -202,7 +204,7 @@ class WorkerPool:
         self._start(ray, len(jobs))
         reference = self._send(ray, subject)
         waiting = deque(jobs)
-        queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._actors}
+        queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._running()}
         try:
             self._work(ray, reference, waiting, queues, on_result)
         except BaseException as error:  # cancelled: what is done already is not done again
@@ -226,10 +228,14 @@ class WorkerPool:
                     job = waiting.popleft()
                     queue.append((getattr(actor, job.method).remote([reference], *job.arguments), job))
             owners = {queue[0][0]: actor for actor, queue in queues.items() if queue}
-            ray.wait(list(owners), num_returns=1)
+            awaited = [*owners, *self._starting]
+            ray.wait(awaited, num_returns=1)
             # a look at thousands of workers costs milliseconds, so all that is there is taken at once
-            ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+            ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
             for done in ready:
+                if done in self._starting:
+                    self._welcome(ray, done, queues)
+                    continue
                 actor = owners[done]
                 _, job = queues[actor].popleft()
                 try:
@@ -275,7 +281,8 @@ class WorkerPool:
                 fitting = min(fitting, available.get("GPU", 0) // self._gpus)
             # more actors than the cluster has room for would wait for ever
             further = min(wanted, max(1, int(fitting))) - len(self._actors)
-            self._actors += [self._new_actor(ray) for _ in range(further)]
+            for _ in range(further):
+                self._start_actor(ray)
             if len(self._actors) < wanted:
                 self._looked = time.monotonic()
 
@@ -290,10 +297,34 @@ class WorkerPool:
         asked = 0 if self._options.workers == "auto" else self._options.workers * self._options.threads_per_worker
         return max(cores, asked)
 
-    def _new_actor(self, ray: Any) -> Any:
+    def _running(self) -> list[Any]:
+        starting = set(self._starting.values())
+        return [actor for actor in self._actors if actor not in starting]
+
+    def _start_actor(self, ray: Any) -> None:
+        """One more actor; it gets work when it runs, since the machine that it would run on may be gone."""
         cpus, gpus = self._options.threads_per_worker, self._gpus
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Worker)
-        return remote.remote(cpus, os.getcwd(), sys.path)
+        actor = remote.remote(cpus, os.getcwd(), sys.path)
+        self._actors.append(actor)
+        self._starting[actor.runs.remote()] = actor
+
+    def _welcome(self, ray: Any, answer: Any, queues: dict[Any, deque[tuple[Any, SomeWork]]]) -> None:
+        """An actor that runs takes work; one that died before is replaced, a few times."""
+        actor = self._starting.pop(answer)
+        try:
+            ray.get(answer)
+        except ray.exceptions.RayError as error:
+            self.deaths += 1
+            self._stillborn += 1
+            self._actors.remove(actor)
+            if self._stillborn >= self._options.attempts * max(1, len(self._actors)):
+                reason = str(error).strip().splitlines()[0]
+                raise EvaluationError(f"Workers die before they begin: {reason}") from None
+            self._start_actor(ray)
+        else:
+            self._stillborn = 0
+            queues[actor] = deque()
 
     def _replace(
         self,
@@ -310,8 +341,8 @@ class WorkerPool:
         for _, unstarted in reversed(queues.pop(actor)):
             waiting.appendleft(unstarted)
         ray.kill(actor)
-        self._actors[self._actors.index(actor)] = fresh = self._new_actor(ray)
-        queues[fresh] = deque()
+        self._actors.remove(actor)
+        self._start_actor(ray)
         job.attempts += 1
         if job.attempts < self._options.attempts:
             waiting.append(job)
@@ -353,6 +384,9 @@ class _Worker:
         before = decoded()
         losses: RoutedLosses = self._hold(routed, RoutedLosses)
         return losses.gradient(batch), decoded() - before, self._name
+
+    def runs(self) -> None:
+        """Answers when this process runs."""
 
     def peak_bytes(self) -> int:
         """The most memory that this process has used."""

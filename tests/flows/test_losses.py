@@ -1,0 +1,217 @@
+"""Machines and servers that go away in the middle of a study: the same front, or a sentence and the rest later."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from flows.map import map_flow
+from mergecore.config_file import parse_config
+from mergecore.errors import EvaluationError
+from mergecore.run_folder import RunRecord, read_run
+from tests.flows.conftest import CountedStudy
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@contextmanager
+def meanwhile(study: CountedStudy, calls: int, act: Callable[[], None]) -> Iterator[None]:
+    """Do something once the study has made so many calls; it must have happened."""
+    ended, failed = threading.Event(), []
+
+    def watch() -> None:
+        while sum(study.calls.values()) < calls and not ended.is_set():
+            time.sleep(0.02)
+        try:
+            act()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        early = sum(study.calls.values()) >= calls
+        ended.set()
+        thread.join()
+    assert early
+    assert not failed
+
+
+def calm_front(study: CountedStudy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
+    """The same study where nothing is lost, from nothing known."""
+    monkeypatch.setenv("MERGECORE_HOME", str(tmp_path / "calm home"))
+    study.log.unlink()
+    return read_run(map_flow(parse_config(study.config), str(tmp_path / "calm")))
+
+
+@pytest.fixture
+def slow(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> CountedStudy:
+    """A counted study of some seconds; its folder is the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "study"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "study"))
+    return CountedStudy(tmp_path / "study", sleep=0.3)
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_one_of_two_machines_dies(
+    slow: CountedStudy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        machines = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        cluster.wait_for_nodes()
+        slow.config["execution"] = {**slow.config["execution"], "ray_address": cluster.address}
+        with meanwhile(slow, 8, lambda: cluster.remove_node(machines[1], allow_graceful=False)):
+            record = read_run(map_flow(parse_config(slow.config), str(tmp_path / "out")))
+        again = sum(count - 1 for count in slow.calls.values())
+        assert again <= 2 * 2  # what the dead machine was doing, and what had not come from it yet
+        assert record.summary["evaluations"]["failed"] == 0
+        calm = calm_front(slow, home, tmp_path, monkeypatch)  # on the machine that is left
+    finally:
+        cluster.shutdown()
+    assert record.front.equals(calm.front)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A server that can be killed and started again.
+
+    Args:
+        command: of python -m.
+        url: that answers when it is up.
+        log: its output.
+    """
+
+    def __init__(self, command: list[str], url: str, log: Path) -> None:
+        self._command, self._url, self._log = [sys.executable, "-m", *command], url, log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        import httpx
+
+        with self._log.open("ab") as sink:
+            self._process = subprocess.Popen(self._command, stdout=sink, stderr=sink, start_new_session=True)
+        for _ in range(600):
+            with suppress(httpx.HTTPError):
+                if httpx.get(self._url, timeout=5).status_code == 200:
+                    return
+            time.sleep(0.2)
+        raise AssertionError(self._log.read_text()[-2000:])
+
+    def kill(self) -> None:
+        assert self._process is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, 9)
+        self._process.wait()
+
+    def away(self, seconds: float) -> None:
+        """Gone for a while."""
+        self.kill()
+        time.sleep(seconds)
+        self.start()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[Server]]:
+    """Those that a test started; killed when it ends."""
+    started: list[Server] = []
+    yield started
+    for server in started:
+        server.kill()
+
+
+@pytest.mark.usefixtures("prefect_api", "ray_cluster")
+def test_mlflow_is_away_for_a_while(
+    slow: CountedStudy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: list[Server]
+) -> None:
+    port = free_port()
+    store = [f"--backend-store-uri=sqlite:///{tmp_path / 'server.db'}", f"--artifacts-destination={tmp_path / 'kept'}"]
+    url = f"http://127.0.0.1:{port}"
+    command = ["mlflow", "server", f"--port={port}", "--workers=1", *store]
+    server = Server(command, f"{url}/health", tmp_path / "mlflow.log")
+    servers.append(server)
+    server.start()
+    slow.config["tracking"] = {"uri": url}
+    with meanwhile(slow, 30, lambda: server.away(30)):  # over the end of the round, when all of it is logged
+        record = read_run(map_flow(parse_config(slow.config), str(tmp_path / "out")))
+    assert set(slow.calls.values()) == {1}
+    from mlflow import MlflowClient
+
+    run = MlflowClient(url).get_run(record.summary["tracking"]["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["hypervolume.real"] == record.summary["hypervolume"]["real"]
+    assert MlflowClient(url).list_artifacts(run.info.run_id)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_prefect_server_is_started_again(
+    slow: CountedStudy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: list[Server]
+) -> None:
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    port = free_port()
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    url = f"http://127.0.0.1:{port}/api"
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    server = Server(command, f"{url}/health", tmp_path / "prefect.log")
+    servers.append(server)
+    server.start()
+    with (
+        temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: tmp_path / "prefect"}),
+        meanwhile(slow, 10, lambda: server.away(5)),
+    ):
+        state = map_flow(parse_config(slow.config), str(tmp_path / "out"), return_state=True)
+        assert state.is_completed()
+    assert set(slow.calls.values()) == {1}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk, which takes root")
+@pytest.mark.usefixtures("prefect_api", "ray_cluster")
+def test_the_disk_under_the_ledger_is_full(
+    slow: CountedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk here: {mounted.stderr.decode().strip()}")
+    try:
+        monkeypatch.setenv("MERGECORE_HOME", str(small))
+        config = parse_config({**slow.config, "tracking": {"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}})
+        filler = small / "filler"
+
+        def fill() -> None:
+            with suppress(OSError), filler.open("wb", buffering=0) as sink:
+                while True:
+                    sink.write(b"\0" * 1024)
+
+        with meanwhile(slow, 10, fill), pytest.raises(EvaluationError, match="cannot be written") as told:
+            map_flow(config, str(tmp_path / "out"))
+        assert "\n" not in str(told.value)
+        before = slow.calls
+        filler.unlink()
+        record = read_run(map_flow(config, str(tmp_path / "out")))
+        kept = record.summary["evaluations"]["known_pairs"]
+        assert kept >= 4
+        assert set(before) <= set(slow.calls)
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)

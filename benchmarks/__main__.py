@@ -18,6 +18,7 @@ NAMES = (
     "exact_pareto",
     "transform_cost",
     "whole_stack",
+    "large_study",
     "digits_fronts",
     "data_subsets",
     "nested_map",

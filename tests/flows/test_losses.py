@@ -151,7 +151,7 @@ def test_mlflow_is_away_for_a_while(
     servers.append(server)
     server.start()
     slow.config["tracking"] = {"uri": url}
-    with meanwhile(slow, 30, lambda: server.away(30)):  # over the end of the round, when all of it is logged
+    with meanwhile(slow, 30, lambda: server.away(60)):  # over the end of the round, when all of it is logged
         record = read_run(map_flow(parse_config(slow.config), str(tmp_path / "out")))
     assert set(slow.calls.values()) == {1}
     from mlflow import MlflowClient

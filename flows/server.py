@@ -78,12 +78,12 @@ def prefect_server(log: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                _hand_over()
+                hand_over()
     finally:
         _stop(server)
 
 
-def _hand_over() -> None:
+def hand_over() -> None:
     """Send what Prefect's background threads still hold, while there is a server to take it."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from flows.map import map_flow
+from flows.server import hand_over
 from mergecore.config_file import parse_config
 from mergecore.errors import EvaluationError
 from mergecore.run_folder import RunRecord, read_run
@@ -180,6 +181,7 @@ def test_the_prefect_server_is_started_again(
         meanwhile(slow, 10, lambda: server.away(5)),
     ):
         state = map_flow(parse_config(slow.config), str(tmp_path / "out"), return_state=True)
+        hand_over()
         assert state.is_completed()
     assert set(slow.calls.values()) == {1}
 

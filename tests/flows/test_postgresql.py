@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from flows.map import map_flow
+from flows.server import hand_over
 from mergecore.config_file import parse_config
 from mergecore.run_folder import read_run
 from tests.flows.conftest import CountedStudy
@@ -103,6 +104,7 @@ def test_a_study_on_postgresql(
             with get_client(sync_client=True) as client:
                 names = [run.name for run in client.read_flow_runs()]
             again = map_flow(config, str(tmp_path / "out"), return_state=True)
+            hand_over()
         run = MlflowClient(tracking).get_run(record.summary["tracking"]["run_id"])
         assert run.info.artifact_uri.startswith("mlflow-artifacts:")
         assert run.data.metrics["hypervolume.real"] == record.summary["hypervolume"]["real"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from mergecore.errors import InputError
 from mergecore.fronts.choose import by_constraints, by_preference, knee
@@ -85,6 +86,30 @@ def pick_point(
         bounds = {_position(name, names): _in_range(value, record, name) for name, value in (at_least or {}).items()}
         index = by_constraints(metrics, at_least=bounds, best=_position(maximize, names), maximise=maximise)
     return _front_pick(record, int(index), kind)
+
+
+def corner_table(record: RunRecord) -> pd.DataFrame:
+    """What a front gives for preferences that every run on the same tasks shares, so that fronts compare row by row.
+
+    Returns:
+        A row for all tasks alike and for each task alone: ``preference``; ``metrics``, every task's in one text; a
+        column of metrics for each task, and one of coefficients for each model. Empty where nothing can be chosen.
+    """
+    names = [task.name for task in record.tasks]
+    wishes = {"all tasks alike": dict.fromkeys(names, 1.0)} | {f"only {name}": {name: 1.0} for name in names}
+    rows = []
+    for label, prefer in wishes.items():
+        try:
+            pick = pick_point(record, prefer=prefer)
+        except InputError:  # nothing on this front can be chosen
+            continue
+        known = dict.fromkeys(names, np.nan)
+        for kind in ("predicted", "real"):  # what was measured stands for what was predicted
+            known |= pick.metrics.get(kind, {})
+        shown = ", ".join(f"{name} {known[name]:.4f}" for name in names)
+        coefficients = {f"c.{name}": value for name, value in pick.coefficients.items()}
+        rows.append({"preference": label, "metrics": shown, **{n: known[n] for n in names}, **coefficients})
+    return pd.DataFrame(rows)
 
 
 def at_preference(record: RunRecord, prefer: Mapping[str, float]) -> Pick:

@@ -17,6 +17,7 @@ from mergecore.fronts.diagnose import diagnose, typical_noise
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume, worst_metrics
 from mergecore.measured import shares
+from mergecore.pick import corner_table
 from mergecore.run_folder import RunRecord, TaskInfo, write_run
 from mergecore.search import Front, Search
 from mergecore.study import Study, versions
@@ -119,8 +120,10 @@ def save_record(run: Run, record: RunRecord) -> None:
 
 @task(name="log to MLflow", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
 def log_record(run: Run, record: RunRecord, pictures: dict[str, bytes]) -> None:
-    """Figures, front, pictures and files on the parent run."""
-    run.tracker.log_result(record.summary, {"front": record.front}, pictures, run.folder)
+    """Figures, front, what it gives for common preferences, pictures and files on the parent run."""
+    tables = {"front": record.front, "preferences": corner_table(record)}
+    shown = {name: table for name, table in tables.items() if len(table)}
+    run.tracker.log_result(record.summary, shown, pictures, run.folder)
 
 
 @task(name="publish artifacts", cache_policy=NO_CACHE)

@@ -9,7 +9,7 @@ import pytest
 
 from flows.terminal import print_front, print_pick
 from mergecore.errors import InputError
-from mergecore.pick import NO_ROW, pick_point
+from mergecore.pick import NO_ROW, corner_table, pick_point
 from mergecore.run_folder import read_run, write_run
 from tests.mergecore.records import make_record, routed_record
 
@@ -85,3 +85,17 @@ def test_runs_without_routers_say_coefficient(capsys: pytest.CaptureFixture[str]
     record = make_record()
     print_pick(record, pick_point(record, prefer={"A": 1.0}))
     assert "scaling coefficient" in capsys.readouterr().out
+
+
+def test_corners_are_the_same_rows_for_every_front() -> None:
+    record = make_record(points=30, verified=5)
+    table = corner_table(record)
+    assert list(table.columns) == ["preference", "metrics", "A", "B", "c.m", "c.n"]
+    assert list(table["preference"]) == ["all tasks alike", "only A", "only B"]
+    best = pick_point(record, prefer={"B": 1.0})
+    known = best.metrics.get("real", best.metrics["predicted"])
+    assert table.loc[2, ["A", "B"]].to_dict() == known
+    assert table.loc[2, "metrics"] == f"A {known['A']:.4f}, B {known['B']:.4f}"
+    assert table.loc[2, ["c.m", "c.n"]].to_list() == list(best.coefficients.values())
+    record.front = record.front.iloc[:0]
+    assert corner_table(record).empty

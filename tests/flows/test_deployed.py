@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("git") is None or not Path(".git").exists(), reason="clones the repository"),
 ]
 ROOT = Path(__file__).parent.parent.parent
+WORKER = ["worker", "start", "--pool", "merging"]
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -36,6 +37,7 @@ class Site:
     clone: Path
     environment: dict[str, str]
     url: str
+    worker: psutil.Process | None = None
 
     def prefect(self, *arguments: str) -> str:
         """What a command prints; it must succeed."""
@@ -130,7 +132,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         venv = Path(sys.executable).parent.parent
         recipe = ["make", "--silent", "deploy", f"VENV={venv}", "--assume-old", f"{venv}/.installed"]
         subprocess.run(recipe, cwd=site.clone, env=environment_of_make, check=True, stdout=subprocess.DEVNULL)
-        with process(["worker", "start", "--pool", "merging"], site, place / "worker.log"):
+        with process(WORKER, site, place / "worker.log") as site.worker:
             yield site
 
 
@@ -203,3 +205,19 @@ def test_a_failure_carries_its_sentence(site: Site) -> None:
     assert state["type"] == "FAILED"
     assert "/nowhere/base" in state["message"]
     assert "\n" not in state["message"]
+
+
+def test_the_prefect_worker_is_killed(site: Site) -> None:
+    """Last here: it leaves no worker."""
+    counted = study(site, sleep=0.5)
+    counted.log.unlink(missing_ok=True)
+    parameters = {"config": {**counted.config, "name": "orphan"}, "out": "runs/orphan"}
+    run = site.trigger("map/digits", parameters)
+    until(lambda: sum(counted.calls.values()) >= 6)
+    assert site.worker is not None
+    site.worker.kill()
+    with process(WORKER, site, site.clone.parent / "second worker.log"):
+        assert site.end(run)["name"] == "Completed"  # the study's own process goes on
+        assert set(counted.calls.values()) == {1}
+        again = site.end(site.trigger("map/digits", parameters))
+    assert again["name"] == "Unchanged"

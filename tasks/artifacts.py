@@ -33,6 +33,14 @@ PLAIN_SECONDS = 10.0  # between plain lines when the output is no terminal
 ARTIFACT_SECONDS = 2.0  # between updates of the artifact in the Prefect UI
 
 
+def _reader_is_gone(console: Console) -> None:
+    """Say nothing more; rich would end the process, and with it a study whose Prefect worker died."""
+    console.quiet = True
+
+
+Console.on_broken_pipe = _reader_is_gone  # type: ignore[method-assign]  # Prefect's own consoles too
+
+
 class Progress:
     """One bar with rate and remaining time in a terminal, plain lines elsewhere, a progress artifact in Prefect.
 

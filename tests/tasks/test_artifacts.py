@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+
 import pytest
+from rich.console import Console
 
 from tasks import artifacts
 from tasks.artifacts import Progress
@@ -46,3 +51,20 @@ def test_metric_names_stay_apart_and_are_accepted() -> None:
     assert tracking_uri(None, Path("/h")) == "sqlite:////h/mlflow.db"
     assert tracking_uri("sqlite:///x.db", Path("/h")) == "sqlite:////h/x.db"
     assert tracking_uri("http://server:5000", Path("/h")) == "http://server:5000"
+
+
+def test_output_that_nobody_reads_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "PLAIN_SECONDS", 0.0)
+    reader, writer = os.pipe()
+    os.close(reader)
+    nowhere = open(writer, "w")  # noqa: SIM115  # closing it would raise
+    monkeypatch.setattr(sys, "stderr", nowhere)
+    with Progress("label", unit="things") as progress:
+        for done in range(4):
+            progress.update(done, 3)
+    other = Console(file=nowhere)  # as Prefect has for its logs
+    other.print("a line")
+    monkeypatch.undo()
+    assert other.quiet
+    with contextlib.suppress(BrokenPipeError):
+        nowhere.close()

@@ -38,7 +38,7 @@ def _reader_is_gone(console: Console) -> None:
     console.quiet = True
 
 
-Console.on_broken_pipe = _reader_is_gone  # type: ignore[method-assign]  # Prefect's own consoles too
+Console.on_broken_pipe = _reader_is_gone  # type: ignore[method-assign, assignment]  # Prefect's own consoles too
 
 
 class Progress:

@@ -201,7 +201,8 @@ def test_a_methods_point_becomes_a_checkpoint(pico_config: dict[str, Any], home:
 
 
 def test_workers_are_added_when_there_is_more_to_do(counted: CountedStudy, home: Path) -> None:
-    study = prepare(parse_config(counted.config), home)
+    slow = CountedStudy(counted.folder, sleep=0.6)  # so that the second worker starts before the first has done it all
+    study = prepare(parse_config(slow.config), home)
     with WorkerPool(study) as pool:
         names: list[str] = []
         for count in (1, 8, 1):

@@ -16,6 +16,7 @@ from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.export import export_model
+from mergecore.reloaded import reload_and_measure
 from mergecore.study import Study, prepare
 
 C = np.array([0.4, 0.7])
@@ -419,3 +420,48 @@ def test_an_adapter_of_another_base(tmp_path: Path, home: Path) -> None:
     one, _ = adapter(other, tmp_path / "a", 1, LlamaForCausalLM)
     with pytest.raises(InputError, match=r"changes 'model\.layers\.0.*by a \[24, 24\] matrix"):
         prepared(tmp_path, home, base, [one, full])
+
+
+LOGITS = """
+import torch
+
+
+def score(candidate):
+    module = candidate.module()
+    inputs = {"input_ids": torch.tensor([[3, 9, 40, 7]])}
+    if hasattr(module, "vision_model"):
+        inputs["pixel_values"] = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+    with torch.no_grad(), candidate.forward():
+        answer = module(**inputs)
+    return float((answer.logits_per_image if "pixel_values" in inputs else answer.logits).double().abs().sum())
+"""
+
+
+def pico_clip() -> object:
+    from transformers import CLIPConfig
+
+    vision = {**TEXT, "image_size": 32, "patch_size": 16}
+    return CLIPConfig(text_config={**TEXT, "eos_token_id": 2}, vision_config=vision, projection_dim=8)
+
+
+@pytest.mark.parametrize("family", ["clip", "gpt2", "llama", "lora"])
+def test_verify_finds_the_numbers_of_the_run(family: str, tmp_path: Path, home: Path) -> None:
+    from transformers import CLIPModel, GPT2LMHeadModel, LlamaForCausalLM
+
+    kinds = {"clip": (CLIPModel, pico_clip), "gpt2": (GPT2LMHeadModel, pico_gpt2)}
+    cls, make = kinds.get(family, (LlamaForCausalLM, pico_llama))
+    base, *models = saved(cls, make(), tmp_path, 3 if family != "lora" else 1)
+    if family == "lora":
+        models = [adapter(base, tmp_path / f"a{seed}", seed, cls)[0] for seed in (1, 2)]
+    (tmp_path / "logits_of_test.py").write_text(LOGITS)
+    task = {"evaluator": "python", "metric": "score", "direction": "maximize"}
+    tasks = [{"name": name, "args": {"function": "logits_of_test:score"}, **task} for name in ("m0", "m1")]
+    study = prepared(tmp_path, home, base, models, tasks=tasks)
+    evaluator = CandidateEvaluator(study)
+    scores = [evaluator.evaluate(c, [0])[0].metrics["score"] for c in (C, C + 0.1)]
+    assert abs(scores[0] - scores[1]) > 1e-3 * abs(scores[0])
+    for score, same in zip(scores, (True, False), strict=True):
+        measured = {"real": {"m0": score, "m1": score}}
+        export_model(study, C, tmp_path / f"out {same}", measured=measured)
+        assert [item.same for item in reload_and_measure(tmp_path / f"out {same}", home)] == [same, same]
+        reloaded(cls, tmp_path / f"out {same}")

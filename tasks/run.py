@@ -82,6 +82,8 @@ def open_run(config: StudyConfig, out: str | None, *, files: Sequence[str] = RUN
     timings = {"prepare": time.perf_counter() - begun}
     with Tracker(study, folder) as tracker, WorkerPool(study) as pool:
         unchanged = _unchanged(study, folder, tracker, files)
+        if unchanged is None:
+            tracker.begin()
         yield Run(study, folder, pool, tracker, started, unchanged, timings, decoded() - before)
 
 

@@ -59,15 +59,19 @@ class Tracker:
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         self._client.set_terminated(self._parent, status)
 
+    def begin(self) -> None:
+        """Create the parent run, or find it when an interrupted one is continued, so that people can follow it."""
+        self._parent = self.interrupted
+        if self._parent is None:
+            self._parent = self._new_parent()
+        else:
+            self._client.update_run(self._parent, status="RUNNING")
+
     @property
     def run_id(self) -> str:
-        """The parent run's id; created, or found when an interrupted run is continued."""
+        """The parent run's id, once it has begun."""
         if self._parent is None:
-            self._parent = self.interrupted
-            if self._parent is None:
-                self._parent = self._new_parent()
-            else:
-                self._client.update_run(self._parent, status="RUNNING")
+            raise RuntimeError("the MLflow run has not begun")
         return self._parent
 
     @property

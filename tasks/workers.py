@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -28,6 +28,7 @@ from mergecore.pareto_moe.losses import Batch, RoutedLosses, RoutedStudy
 from mergecore.study import Study
 
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
+SIGNAL_SECONDS = 1  # between two looks at signals while evaluations take their time
 LOOK_SECONDS = 10  # between two looks at whether a cluster has room for more actors
 
 
@@ -127,6 +128,39 @@ def _own_end() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+class _Arrived(AbstractContextManager["_Arrived"]):
+    """Signals that arrive in the block, so that none is lost.
+
+    A handler's exception comes up wherever the main thread is, also in a destructor or a library's callback, where it
+    is dropped. Its number is kept beside that.
+    """
+
+    def __enter__(self) -> _Arrived:
+        self._ours = threading.current_thread() is threading.main_thread()
+        if self._ours:
+            self._numbers, self._told = socket.socketpair()
+            for end in (self._numbers, self._told):
+                end.setblocking(False)
+            self._before = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._ours:
+            signal.set_wakeup_fd(self._before)
+            self._numbers.close()
+            self._told.close()
+
+    def handle(self) -> None:
+        """Call the handler of each signal that has arrived: had its exception come through, we would not be here."""
+        if not self._ours:
+            return
+        with suppress(BlockingIOError):
+            for number in self._numbers.recv(1024):
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    handler(number, None)
+
+
 def gpus_per_worker(study: Study) -> float:
     """GPUs, or the fraction of one, that each worker is given; "auto" gives one where candidates live on GPUs."""
     wanted = study.config.execution.gpus_per_worker
@@ -206,7 +240,8 @@ class WorkerPool:
         waiting = deque(jobs)
         queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._running()}
         try:
-            self._work(ray, reference, waiting, queues, on_result)
+            with _Arrived() as signals:
+                self._work(ray, reference, waiting, queues, on_result, signals)
         except BaseException as error:  # cancelled: what is done already is not done again
             self._keep_done(ray, queues, on_result)
             if isinstance(error, SystemError) and error.__cause__ is not None:
@@ -220,8 +255,10 @@ class WorkerPool:
         waiting: deque[SomeWork],
         queues: dict[Any, deque[tuple[Any, SomeWork]]],
         on_result: Callable[[SomeWork, Any, str], None],
+        signals: _Arrived,
     ) -> None:
         while waiting or any(queues.values()):
+            signals.handle()
             depth = IN_FLIGHT if len(waiting) > len(self._actors) else 1
             for actor, queue in queues.items():
                 while waiting and len(queue) < depth:
@@ -229,7 +266,7 @@ class WorkerPool:
                     queue.append((getattr(actor, job.method).remote([reference], *job.arguments), job))
             owners = {queue[0][0]: actor for actor, queue in queues.items() if queue}
             awaited = [*owners, *self._starting]
-            ray.wait(awaited, num_returns=1)
+            ray.wait(awaited, num_returns=1, timeout=SIGNAL_SECONDS)
             # a look at thousands of workers costs milliseconds, so all that is there is taken at once
             ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
             for done in ready:

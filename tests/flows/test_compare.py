@@ -19,7 +19,6 @@ from mergecore.errors import InputError
 from mergecore.study import prepare
 from mergecore.task_matrix import open_task_matrix
 from tasks.export import export_point
-from tasks.workers import Job, WorkerPool
 from tests.conftest import random_state, rewrite, write_checkpoint
 from tests.flows.conftest import CountedStudy
 
@@ -198,15 +197,3 @@ def test_a_methods_point_becomes_a_checkpoint(pico_config: dict[str, Any], home:
     rewrite(pico_config["models"][0]["source"], lambda state: state.update({"classifier.bias": torch.ones(3)}))
     with pytest.raises(InputError, match="have changed since this run"):
         export_point(iso, point, tmp_path / "changed")
-
-
-def test_workers_are_added_when_there_is_more_to_do(counted: CountedStudy, home: Path) -> None:
-    slow = CountedStudy(counted.folder, sleep=0.6)  # so that the second worker starts before the first has done it all
-    study = prepare(parse_config(slow.config), home)
-    with WorkerPool(study) as pool:
-        names: list[str] = []
-        for count in (1, 8, 1):
-            jobs = [Job((0.1 * count, 0.1 * i), (0, 1)) for i in range(count)]
-            pool.run(study, jobs, lambda job, outcomes, worker: names.append(worker))
-    assert len(names) == 10
-    assert len(set(names)) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -14,10 +15,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
 
+from tests.browser import browser
 from tests.flows.conftest import CountedStudy
 
 pytestmark = [
@@ -196,6 +199,61 @@ def test_cancelled_in_the_middle_and_triggered_again(site: Site) -> None:
     assert sum(1 for count in counted.calls.values() if count > 1) <= 2  # of what the two workers were doing
     assert set(before) <= set(counted.calls)
     assert statuses(home, "slow") == ["FINISHED"]  # the same run, continued
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="a browser shows Prefect's UI here")
+def test_by_the_form_in_the_ui_and_cancelled_there(site: Site, tmp_path: Path) -> None:
+    counted = study(site, sleep=0.5)
+    counted.log.unlink(missing_ok=True)
+    address = site.url.removesuffix("/api")
+    deployment = f"{address}/deployments/deployment/{site.deployment('map/digits')}"
+    with browser(tmp_path) as page:
+        page.visit(deployment)
+        page.click("button", "Run")
+        page.click("button", "Custom run")
+        base = page.find("label", "Base") + ".closest('.p-label').querySelector('textarea')"
+        assert page.evaluate(f"({base}).value") == "digits:base"  # the deployment's own parameters fill the form
+
+        parameters = {"config": {**counted.config, "name": "clicked"}, "out": "runs/clicked"}
+        page.visit(f"{deployment}/run?parameters={quote(quote(json.dumps(parameters)))}")  # a link to a filled form
+        samples = page.find("label", "Samples (Optional)") + ".closest('.p-label').querySelector('input')"
+        assert page.evaluate(f"({samples}).value") == "20"
+        page.type_into(samples, "30")
+        page.click("button", "Submit")
+        page.click("a", "clicked")
+        page.find("button", "Cancel")
+        until(lambda: sum(counted.calls.values()) >= 6)
+        page.click("button", "Cancel")
+        page.find("[role=dialog] button", "Cancel")
+        page.picture(tmp_path / "cancel.png")
+        page.click("[role=dialog] button", "Cancel")
+        run = page.evaluate("location.pathname").rsplit("/", 1)[1]
+        assert site.end(run)["type"] == "CANCELLED"
+        kept = counted.calls
+        assert 6 <= sum(kept.values()) < 60
+
+        page.visit(f"{deployment}/run?parameters={quote(quote(json.dumps(parameters)))}")
+        page.type_into(page.find("label", "Samples (Optional)") + ".closest('.p-label').querySelector('input')", "30")
+        page.click("button", "Submit")
+        runs = {"deployments": {"id": {"any_": [site.deployment("map/digits")]}}}
+        again = until(
+            lambda: next(
+                (
+                    r["id"]
+                    for r in site.ask("POST", "flow_runs/filter", runs)
+                    if r["name"] == "clicked" and r["id"] != run
+                ),
+                "",
+            )
+        )
+        assert site.end(again)["name"] == "Completed"
+        page.visit(f"{address}/runs/flow-run/{again}")
+        page.click("li", "Artifacts")
+        page.find("div", "front")
+        page.picture(tmp_path / "artifacts.png")
+    assert set(kept) <= set(counted.calls)
+    assert sum(1 for count in counted.calls.values() if count > 1) <= 2
+    assert len({line.split(maxsplit=1)[1] for line in counted.calls}) >= 30
 
 
 def test_a_failure_carries_its_sentence(site: Site) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from mergecore.report import render_report
 from mergecore.run_folder import RunRecord
-from tests.mergecore.browser import Page, browser
+from tests.browser import Page, browser
 from tests.mergecore.records import HOSTILE_NAMES, make_record
 from tests.mergecore.test_report import pick_by
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import time
@@ -79,6 +80,34 @@ class Page:
         while self.evaluate("document.body && document.body.dataset.ready") != "yes":
             assert time.monotonic() < deadline, self.complaints
             time.sleep(0.1)
+
+    def visit(self, address: str, *, width: int = 1300, height: int = 1200) -> None:
+        """Go to a page of a server; `find` waits for what is to be on it."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call("Page.navigate", url=address)
+
+    def find(self, selector: str, text: str = "", *, seconds: float = 60) -> str:
+        """A script for the last element that the selector finds, with exactly this text where one is given, once it is there."""
+        same = f".filter((e) => e.textContent.trim() === {json.dumps(text)})" if text else ""
+        script = f"[...document.querySelectorAll({json.dumps(selector)})]{same}.pop()"
+        deadline = time.monotonic() + seconds
+        while not self.evaluate(f"Boolean({script})"):
+            assert time.monotonic() < deadline, f"no {selector} {text!r} at {self.evaluate('location.href')}"
+            time.sleep(0.1)
+        return script
+
+    def click(self, selector: str, text: str = "") -> None:
+        """Click what `find` finds."""
+        self.evaluate(f"({self.find(selector, text)}).click()")
+
+    def type_into(self, script: str, text: str) -> None:
+        """Replace what a field holds, as a person does."""
+        self.evaluate(f"(() => {{ const field = {script}; field.focus(); field.select(); }})()")
+        self.call("Input.insertText", text=text)
+
+    def picture(self, file: Path) -> None:
+        """What is seen, as a PNG."""
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def press(self, key: str, code: int) -> None:
         """A key where the focus is."""

@@ -1,0 +1,72 @@
+"""The workers' loop: further workers where there is more to do; a signal ends it wherever it arrives."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from mergecore.config_file import parse_config
+from mergecore.study import Study, prepare
+from tasks.workers import Job, WorkerPool
+from tests.flows.conftest import CountedStudy, counted, ray_cluster
+
+__all__ = ["counted", "ray_cluster"]  # fixtures
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class Ended(BaseException):
+    """What a handler raises, as Prefect's does."""
+
+
+@pytest.fixture
+def ending() -> Iterator[None]:
+    def handler(number: int, frame: object) -> None:
+        raise Ended
+
+    before = signal.signal(signal.SIGTERM, handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def study(counted: CountedStudy, home: object) -> Study:
+    counted.config["tasks"][0]["args"]["sleep"] = counted.config["tasks"][1]["args"]["sleep"] = 0.1
+    return prepare(parse_config(counted.config), home)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("ending")
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_signal_ends_the_loop(study: Study, counted: CountedStudy, lost: bool) -> None:
+    results = []
+
+    def result(*arguments: object) -> None:
+        results.append(arguments)
+        if len(results) == 2:
+            with suppress(Ended) if lost else suppress():  # as a destructor would, in the middle of anything
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    jobs = [Job((0.01 * place, 0.2), (0, 1)) for place in range(20)]
+    with WorkerPool(study) as pool:
+        with pytest.raises(Ended):
+            pool.run(study, jobs, result)
+        assert len(results) < 20
+        assert signal.set_wakeup_fd(-1) == -1  # as it was
+        pool.run(study, jobs, result)
+    assert len(results) > 20
+
+
+def test_workers_are_added_when_there_is_more_to_do(counted: CountedStudy, home: Path) -> None:
+    slow = CountedStudy(counted.folder, sleep=0.6)  # so that the second worker starts before the first has done it all
+    study = prepare(parse_config(slow.config), home)
+    with WorkerPool(study) as pool:
+        names: list[str] = []
+        for count in (1, 8, 1):
+            jobs = [Job((0.1 * count, 0.1 * i), (0, 1)) for i in range(count)]
+            pool.run(study, jobs, lambda job, outcomes, worker: names.append(worker))
+    assert len(names) == 10
+    assert len(set(names)) == 2

@@ -87,7 +87,7 @@ class Page:
         self.call("Page.navigate", url=address)
 
     def find(self, selector: str, text: str = "", *, seconds: float = 60) -> str:
-        """A script for the last element that the selector finds, with exactly this text where one is given, once it is there."""
+        """A script for the last element of a kind, of those with exactly this text if any, once it is there."""
         same = f".filter((e) => e.textContent.trim() === {json.dumps(text)})" if text else ""
         script = f"[...document.querySelectorAll({json.dumps(selector)})]{same}.pop()"
         deadline = time.monotonic() + seconds
@@ -136,10 +136,12 @@ def browser(place: Path) -> Iterator[Page]:
             time.sleep(0.1)
         time.sleep(0.2)
         port, path = (profile / "DevToolsActivePort").read_text().splitlines()[:2]
-        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as socket:
+        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None, ping_interval=None) as socket:
             socket.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
             target = next(t for t in _answer(socket, 1)["targetInfos"] if t["type"] == "page")
-        with connect(f"ws://127.0.0.1:{port}/devtools/page/{target['targetId']}", max_size=None, proxy=None) as socket:
+        with connect(
+            f"ws://127.0.0.1:{port}/devtools/page/{target['targetId']}", max_size=None, proxy=None, ping_interval=None
+        ) as socket:
             yield Page(socket)
     finally:
         process.kill()

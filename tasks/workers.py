@@ -27,6 +27,7 @@ from mergecore.files import usable_cores
 from mergecore.pareto_moe.losses import Batch, RoutedLosses, RoutedStudy
 from mergecore.study import Study
 
+TOKEN_HINT = "Is it up? A cluster may ask for its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (docs/scaling.md)."
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
 SIGNAL_SECONDS = 1  # between two looks at signals while evaluations take their time
 LOOK_SECONDS = 10  # between two looks at whether a cluster has room for more actors
@@ -304,9 +305,10 @@ class WorkerPool:
             try:
                 with _own_end():
                     ray.init(address=address, logging_level="error", log_to_driver=False, **local)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
-                raise EvaluationError(f"Cannot reach {where}: {error}") from None
+                reason = str(error).strip().splitlines()[0].rstrip(".")
+                raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
             self._started_ray = True
         wanted = jobs if self._options.workers == "auto" else min(self._options.workers, jobs)
         # an earlier call may have had less to do, and a cluster may have grown

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from mergecore.config_file import parse_config
 from mergecore.errors import EvaluationError
 from mergecore.run_folder import RunRecord, read_run
 from tests.flows.conftest import CountedStudy
+from tests.flows.test_faults import finish, launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -85,6 +87,105 @@ def test_one_of_two_machines_dies(
     finally:
         cluster.shutdown()
     assert record.front.equals(calm.front)
+
+
+def ip(*arguments: str) -> None:
+    """The tool of that name; it must succeed."""
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@contextmanager
+def network(hosts: int) -> Iterator[tuple[str, list[str]]]:
+    """Hosts of one CPU machine that reach each other only through a bridge: its address, and the hosts' names."""
+    tag, third = f"mg{os.getpid() % 100000}", os.getpid() % 256
+    address, names = f"10.199.{third}.1", [f"{tag}h{number}" for number in range(hosts)]
+    try:
+        ip("link", "add", f"{tag}b", "type", "bridge")
+        ip("addr", "add", f"{address}/24", "dev", f"{tag}b")
+        ip("link", "set", f"{tag}b", "up")
+        for number, name in enumerate(names):
+            ip("netns", "add", name)
+            ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("link", "set", name, "master", f"{tag}b", "up")
+            ip("-n", name, "addr", "add", f"10.199.{third}.{number + 2}/24", "dev", "eth0")
+            for device in ("eth0", "lo"):
+                ip("-n", name, "link", "set", device, "up")
+        yield address, names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+        subprocess.run(["ip", "link", "delete", f"{tag}b"], capture_output=True)
+
+
+def can_have_a_network() -> bool:
+    with suppress(OSError, subprocess.CalledProcessError), network(1):
+        return True
+    return False
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_the_network_loses_one_of_two_machines(
+    slow: CountedStudy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a network namespace of its own; one is cut off, which its processes survive."""
+    if not can_have_a_network():
+        pytest.skip("no network namespaces here (they take root and iproute2)")
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    subprocess.run([*ray, "get-auth-token", "--generate"], check=True, capture_output=True)  # all machines have it
+    start = [*ray, "start", "--block", "--disable-usage-stats"]
+    changes = {"RAY_AUTH_MODE": "token"}
+    changes |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}  # it notices soon
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run_on(command: list[str]) -> None:
+        with (tmp_path / "ray.log").open("ab") as sink:
+            environment = {**os.environ, **changes}
+            started.append(subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True))
+
+    with network(2) as (address, names):
+        try:
+            port = free_port()
+            place = tempfile.mkdtemp()  # its sockets' paths have to be short
+            head = [f"--node-ip-address={address}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
+            run_on([*start, "--head", *head, f"--temp-dir={place}"])
+            wait_until(lambda: accepts(address, port))
+            for number, name in enumerate(names):
+                own = f"--node-ip-address={address.rsplit('.', 1)[0]}.{number + 2}"
+                joined = [*start, f"--address={address}:{port}", own, "--num-cpus=1"]
+                run_on(["ip", "netns", "exec", name, *joined])
+            slow.config["execution"] = {**slow.config["execution"], "ray_address": f"{address}:{port}"}
+            with pytest.raises(EvaluationError, match=r"Cannot reach the Ray cluster at .*RAY_AUTH_MODE"):
+                map_flow(parse_config(slow.config), str(tmp_path / "refused"))
+            monkeypatch.setenv("RAY_AUTH_MODE", "token")
+            with meanwhile(slow, 8, lambda: ip("link", "set", names[1], "down")):
+                finish(launch(slow, home, tmp_path / "out"))
+            again = sum(count - 1 for count in slow.calls.values())
+            assert again <= 2 * 2  # what the lost machine was doing, and what had not come from it yet
+            slow.log.unlink()
+            finish(launch(slow, tmp_path / "calm home", tmp_path / "calm"))  # on the machine that is left
+        finally:
+            for process in started:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, 9)
+                process.wait()
+    record = read_run(tmp_path / "out")
+    assert record.summary["evaluations"]["failed"] == 0
+    assert record.front.equals(read_run(tmp_path / "calm").front)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Return when it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def accepts(host: str, port: int) -> bool:
+    """Whether something answers there."""
+    with suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
 
 
 def free_port() -> int:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,7 @@ from flows.server import hand_over
 from mergecore.config_file import parse_config
 from mergecore.run_folder import read_run
 from tests.flows.conftest import CountedStudy
-from tests.flows.test_losses import Server, free_port
+from tests.flows.test_losses import Server, accepts, free_port, wait_until
 
 PLACES = [os.environ.get("PATH", ""), *(str(place) for place in Path("/usr/lib/postgresql").glob("*/bin"))]
 INITDB = shutil.which("initdb", path=os.pathsep.join(PLACES))
@@ -30,13 +27,6 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.skipif(INITDB is None, reason="needs PostgreSQL's initdb (Debian: postgresql)"),
 ]
-
-
-def accepts(port: int) -> bool:
-    """Whether something answers on the port."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 @pytest.fixture
@@ -59,9 +49,7 @@ def postgresql() -> Iterator[str]:
     with (place / "log").open("wb") as sink:
         server = subprocess.Popen(serve, stdout=sink, stderr=sink, cwd=place, **user)  # type: ignore[call-overload]
     try:
-        deadline = time.monotonic() + 60
-        while not accepts(port) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        wait_until(lambda: accepts("127.0.0.1", port))
         connection = psycopg2.connect(host="127.0.0.1", port=port, user="merge", password="a$ecret", dbname="postgres")
         connection.autocommit = True
         for name in ("prefect", "mlflow"):

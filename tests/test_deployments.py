@@ -105,12 +105,34 @@ def test_containers_listen_on_loopback_have_checks_and_hold_no_secret() -> None:
     assert all(service["networks"] == ["inside"] for service in services.values() if "ports" not in service)
     assert COMPOSE["networks"]["inside"] == {"internal": True}
     for key, value in leaves(COMPOSE):
-        if "PASSWORD" in key:
+        if "PASSWORD" in key or "TOKEN" in key:
             assert re.fullmatch(r"\$\{\w+:\?\}", value)
         elif isinstance(value, str) and "://" in value and "@" in value:
             assert re.search(r"://\w+:\$\{\w+:\?\}@", value)
     given = {entry["name"]: entry for place in KUBERAY for key, env in leaves(place) if key == "env" for entry in env}
-    assert all("valueFrom" in given[name] for name in given if "PREFECT_API" in name or "MLFLOW" in name)
+    secret = ("PREFECT_API", "MLFLOW", "RAY_AUTH_TOKEN")
+    assert all("valueFrom" in given[name] for name in given if name.startswith(secret))
+
+
+def test_every_process_of_ray_has_the_token() -> None:
+    ray = [service for service in COMPOSE["services"].values() if "ray start" in str(service.get("command"))]
+    assert len(ray) == 3
+    for service in ray:
+        assert (
+            service["environment"].items()
+            >= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "${RAY_AUTH_TOKEN:?}"}.items()
+        )
+    pods = [containers for place in KUBERAY for key, containers in leaves(place) if key == "containers"]
+    assert len(pods) == 4
+    for (container,) in pods:
+        given = {entry["name"]: entry for entry in container["env"]}
+        assert given["RAY_AUTH_MODE"]["value"] == "token"
+        assert "RAY_AUTH_TOKEN" in given
+    text = (ROOT / "deployments" / "ray-cluster.yaml").read_text()
+    (named,) = re.findall(r"envsubst '(.+)' <", text)
+    used = set(re.findall(r"\$\{(\w+)\}", text))
+    assert {f"${name}" for name in used} == set(named.split())  # what Ray itself fills in stays
+    assert "RAY_AUTH_TOKEN" in used
 
 
 @pytest.mark.parametrize("program", ["prefect server start", "prefect worker start", "mlflow server", "ray start"])
@@ -131,7 +153,9 @@ def test_ray_accepts_the_cluster() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     text = (ROOT / "deployments" / "ray-cluster.yaml").read_text()
-    cluster = yaml.safe_load(Template(text).safe_substitute(MERGECORE_HEAD="10.0.0.10", SSH_USER="me"))
+    cluster = yaml.safe_load(
+        Template(text).safe_substitute(MERGECORE_HEAD="10.0.0.10", SSH_USER="me", RAY_AUTH_TOKEN="t")
+    )
     validate_config(prepare_config(cluster))
     assert PINNED.fullmatch(cluster["docker"]["image"])
 

@@ -52,6 +52,35 @@ def sample(sampler: str, count: int, *, box: ArrayLike, seed: int, anchors: bool
     return np.concatenate([fixed_KN, drawn_KN])
 
 
+REACH = (0.2, 1.4)
+"""Sums of the coefficients in `near_models`: from close to the base to a little past the models."""
+
+
+def near_models(count: int, *, models: int, seed: int) -> np.ndarray:
+    """Coefficient vectors around the convex hull of base and models, where a merge of few samples is seldom bad.
+
+    Shares of the models are uniform over the simplex, and the coefficients' sums even over ``REACH``, both from one
+    scrambled Sobol sequence. A box draws sums around N / 2 instead, which past a few models is far outside of the hull.
+
+    Args:
+        count: K.
+        models: N.
+        seed: the same seed gives the same points in every process.
+
+    Returns:
+        coefficients_KN, none below 0.
+
+    >>> near_models(4, models=2, seed=0).sum(axis=1).round(2)
+    array([1.25, 0.65, 0.95, 0.35])
+    """
+    unit_KM = _sobol(count, models + 1, np.random.default_rng(seed))
+    parts_KN = -np.log1p(-unit_KM[:, :models])  # exponential, so that their shares are uniform over the simplex
+    low, high = REACH
+    places_K = (np.argsort(np.argsort(unit_KM[:, models])) + 0.5) / count
+    sums_K = low + (high - low) * places_K
+    return np.asarray(parts_KN / parts_KN.sum(axis=1, keepdims=True) * sums_K[:, None])
+
+
 def checked_box(box: ArrayLike | Sequence[Sequence[float]]) -> np.ndarray:
     """The box as float64 [N, 2]; ``InputError`` unless each of its N >= 1 sides is finite with lower < upper."""
     box_N2 = np.asarray(box, dtype=np.float64)

@@ -175,6 +175,7 @@ def objectives_of(config: StudyConfig) -> Objectives:
         upper=tuple(task.bounds[1] for task in config.tasks),
         owners=config.owners,
         models=tuple(model.name for model in config.models),
+        parts=TRANSFORMS.get(config.merge.transform).parts,
     )
 
 

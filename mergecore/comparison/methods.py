@@ -162,7 +162,7 @@ def method_study(
         return study, TaskArithmetic(_field(study, MERGES.get(method.method).scales))
     transform = method.method if kind == "transform" else method.transform
     study = _transformed(plain, opened, transform, method, progress)
-    found = _field(study, TRANSFORMS.get(transform).scales)
+    found = _field(study, TRANSFORMS.get(transform).scales())
     if kind == "transform":
         return study, TaskArithmetic(found)
     if kind == "rule":

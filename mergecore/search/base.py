@@ -25,7 +25,8 @@ class Objectives:
     """The T objectives: names, whether more is better, and ranges (None is unbounded).
 
     ``owners`` names for each the model that was fine-tuned for it, by its number, or None; empty when nobody asks.
-    ``models`` are the models' names, for people; empty where they have none.
+    ``models`` are the models' names, for people; empty where they have none. ``parts`` says that the task vectors are
+    parts of one merge, which coefficients of 1 give, rather than the models' own.
     """
 
     names: tuple[str, ...]
@@ -34,6 +35,7 @@ class Objectives:
     upper: tuple[float | None, ...]
     owners: tuple[int | None, ...] = ()
     models: tuple[str, ...] = ()
+    parts: bool = False
 
     def some(self, tasks: Sequence[int]) -> Objectives:
         """The objectives with these numbers."""
@@ -42,7 +44,9 @@ class Objectives:
             return tuple(values[t] for t in tasks)
 
         owners = of(self.owners) if self.owners else ()
-        return Objectives(of(self.names), of(self.maximise), of(self.lower), of(self.upper), owners, self.models)
+        return Objectives(
+            of(self.names), of(self.maximise), of(self.lower), of(self.upper), owners, self.models, self.parts
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mergecore.acquisitions.angular_bins import AngularBins
 from mergecore.acquisitions.base import MOST_OBJECTIVES, Acquisition, Known
 from mergecore.errors import InputError
 from mergecore.options import read_options
-from mergecore.sampling import sample
+from mergecore.sampling import near_models, sample
 from mergecore.search.base import SearchOptions
 from mergecore.search.map import MapSearch
 from mergecore.search.sampled import without
@@ -27,7 +27,10 @@ class BayesianMapOptions(SearchOptions):
     samples: int | None = Field(None, ge=1, description="Coefficient vectors in all; default: 0.6 of plain MAP's.")
     initial: int | None = Field(None, ge=1, description="Of the first round; default: 6, or 2 (N + 1) if more.")
     batch: int = Field(3, ge=1, description="Of every further round.")
-    sampler: Literal["sobol", "uniform", "simplex"] = Field("sobol", description="Of the first round.")
+    sampler: Literal["auto", "sobol", "uniform", "simplex"] = Field(
+        "auto",
+        description="Of the first round; auto: around the convex hull of base and models where box and merge allow.",
+    )
     acquisition: str = Field(
         "auto", description=f"One of: {', '.join(ACQUISITIONS)}; auto: hypervolume, past four objectives front."
     )
@@ -86,6 +89,14 @@ class BayesianMapSearch(MapSearch):
         """Where poor tasks have rounds of their own."""
         return self.options.focus is not None
 
+    def first(self) -> np.ndarray:
+        """The candidates of the first round, [K, N]. Base and single models are seldom on a front, so none is one."""
+        low_N, high_N = self.box_N2.T
+        if self.options.sampler == "auto" and not self.objectives.parts and (low_N <= 0).all() and (high_N >= 1).all():
+            return np.minimum(near_models(self.initial, models=self.models, seed=self.options.seed), high_N)
+        sampler = "sobol" if self.options.sampler == "auto" else self.options.sampler
+        return sample(sampler, self.initial, box=self.first_box(), seed=self.options.seed, anchors=False)
+
     def first_box(self) -> np.ndarray:
         """[N, 2]: the box, drawn toward the base where many models are merged, whose coefficients have to be small."""
         low_N, high_N = self.box_N2.T
@@ -106,10 +117,7 @@ class BayesianMapSearch(MapSearch):
         self.wanted_KT = None
         missing = self.initial - done - len(pending)
         if missing > 0:  # nothing was told yet, or less than a first round by a warm start
-            # base and single models are seldom on a front, and few samples have to pay at once
-            box_N2, seed = self.first_box(), self.options.seed
-            drawn_KN = sample(self.options.sampler, self.initial, box=box_N2, seed=seed, anchors=False)
-            return without(drawn_KN, np.concatenate([self.coefficients_KN, pending]))[:missing]
+            return without(self.first(), np.concatenate([self.coefficients_KN, pending]))[:missing]
         count = min(self.options.batch, self.budget - done - len(pending))
         if count <= 0:
             return np.empty((0, self.models))

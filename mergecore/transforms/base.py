@@ -23,10 +23,6 @@ PART = 1 << 16
 """Elements of each model that an elementwise transform is given at a time: they stay in the second-level cache."""
 
 
-WHOLE = tuple(step / 5 for step in range(1, 11))
-"""Scales of columns that sum to one merged task vector about as long as a single model's."""
-
-
 class Transform(ABC):
     """V -> V', tensor by tensor; columns stay columns, so coefficients keep their meaning.
 
@@ -35,17 +31,25 @@ class Transform(ABC):
         elementwise: whether parts of a tensor can be treated one after the other.
         keeps_low_rank: whether adapters stay factors; otherwise their products are stored in full.
         separate: whether what becomes of a column depends on nothing but that column's model and the base.
-        scales: common factors of the columns that are worth trying; comparisons look no further than the largest.
+        parts: whether columns are parts of one merge, which all ones give, rather than models of their own.
     """
 
     Options: ClassVar[type[PluginOptions]] = PluginOptions
     elementwise: ClassVar[bool] = True
     keeps_low_rank: ClassVar[bool] = False
     separate: ClassVar[bool] = False
-    scales: ClassVar[tuple[float, ...]] = tuple(step / 10 for step in range(1, 11))
+    parts: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    @classmethod
+    def scales(cls) -> tuple[float, ...]:
+        """Common factors of the columns that are worth trying; comparisons look no further than the largest.
+
+        Parts sum to a task vector about as long as a single model's, so for them they are twice as large.
+        """
+        return tuple(step / (5 if cls.parts else 10) for step in range(1, 11))
 
     def prepare(self, matrix: TaskMatrix) -> None:  # noqa: B027
         """Look at the whole task matrix before any tensor is changed."""

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from mergecore.options import PluginOptions
-from mergecore.transforms.base import WHOLE, Transform, generator
+from mergecore.transforms.base import Transform, generator
 from mergecore.transforms.ties import agreeing
 
 
@@ -42,7 +42,7 @@ class Dare(Transform):
 class DareTies(Dare):
     """DARE in the place of the trimming of TIES, then elected signs and the disjoint mean."""
 
-    scales: ClassVar[tuple[float, ...]] = WHOLE
+    parts: ClassVar[bool] = True
 
     def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
         """Each model's part of the disjoint mean."""

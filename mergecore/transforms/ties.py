@@ -12,7 +12,6 @@ from typing import ClassVar
 import torch
 
 from mergecore.options import PluginOptions
-from mergecore.transforms.base import WHOLE
 from mergecore.transforms.magnitude import Magnitude, MagnitudeOptions
 
 
@@ -20,7 +19,7 @@ class Ties(Magnitude):
     """Trim, elect sign, disjoint mean."""
 
     Options: ClassVar[type[PluginOptions]] = MagnitudeOptions
-    scales: ClassVar[tuple[float, ...]] = WHOLE
+    parts: ClassVar[bool] = True
 
     def tensor(self, deltas: torch.Tensor, *, name: str, part: int) -> torch.Tensor:
         """Each model's part of the disjoint mean."""

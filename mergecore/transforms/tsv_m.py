@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from mergecore.transforms.base import WHOLE, Transform
+from mergecore.transforms.base import Transform
 
 if TYPE_CHECKING:
     from mergecore.task_matrix import TaskMatrix
@@ -25,7 +25,7 @@ class TsvM(Transform):
     """Each task's part of the whitened low-rank sum."""
 
     elementwise: ClassVar[bool] = False
-    scales: ClassVar[tuple[float, ...]] = WHOLE
+    parts: ClassVar[bool] = True
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import qmc
 
 from mergecore.errors import InputError
-from mergecore.sampling import SAMPLERS, sample
+from mergecore.sampling import SAMPLERS, near_models, sample
 
 SIDES = st.tuples(st.floats(-10, 10), st.floats(0.001, 10)).map(lambda side: (side[0], side[0] + side[1]))
 
@@ -123,3 +123,21 @@ def test_suggests_the_nearest_sampler() -> None:
 def test_refuses_a_bad_box(box: list[tuple[float, float]], said: str) -> None:
     with pytest.raises(InputError, match=said):
         sample("uniform", 5, box=box, seed=0)
+
+
+@given(count=st.integers(1, 70), models=st.integers(1, 9), seed=st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_near_models_are_a_little_past_the_hull_at_most(count: int, models: int, seed: int) -> None:
+    points = near_models(count, models=models, seed=seed)
+    assert points.shape == (count, models)
+    assert (points >= 0).all()
+    wanted = 0.2 + 1.2 * (np.arange(count) + 0.5) / count  # evenly from near the base to past the models
+    np.testing.assert_allclose(np.sort(points.sum(axis=1)), wanted, rtol=1e-12)
+    assert np.array_equal(points, near_models(count, models=models, seed=seed))
+
+
+def test_near_models_share_out_evenly() -> None:
+    points = near_models(1024, models=4, seed=0)
+    shares = points / points.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shares.mean(axis=0), 1 / 4, atol=0.01)
+    np.testing.assert_allclose(shares.var(axis=0), 3 / 80, atol=0.003)  # of Dirichlet(1)

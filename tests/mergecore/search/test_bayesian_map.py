@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from mergecore.acquisitions.front import FrontPoints
 from mergecore.acquisitions.hypervolume import ExpectedHypervolume
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError
+from mergecore.search import SEARCHES
 from mergecore.search.bayesian_map import BayesianMapOptions
-from tests.mergecore.search.test_search import drive, make, measure
+from tests.mergecore.search.test_search import TWO, drive, make, measure
 
 SMALL = {"acquisition": "hypervolume", "acquisition_options": {"draws": 16, "restarts": 1, "candidates": 16}}
 
@@ -113,10 +115,36 @@ def test_bad_options_are_one_sentence(search: dict[str, Any], message: str) -> N
 def test_first_samples_of_many_models_are_drawn_toward_the_base(
     box: tuple[float, float], models: int, expected: tuple[float, float]
 ) -> None:
-    search = make("bayesian_map", models=models, box=box)
+    search = make("bayesian_map", models=models, box=box, sampler="sobol")
     np.testing.assert_allclose(search.first_box(), [expected] * models)  # type: ignore[attr-defined]
     first = search.ask()
     assert ((first >= expected[0]) & (first <= expected[1])).all()
+
+
+def first_round(models: int, *, parts: bool = False, **options: Any) -> np.ndarray:
+    cls = SEARCHES.get("bayesian_map")
+    goals = replace(TWO, parts=parts)
+    return cls(cls.Options(**options), models=models, objectives=goals).ask()
+
+
+@pytest.mark.parametrize("models", [2, 3, 4, 8])
+def test_the_first_round_lies_around_base_and_models(models: int) -> None:
+    first = first_round(models)
+    assert len(first) == max(6, 2 * (models + 1))
+    assert (first >= 0).all()
+    assert (first <= 1).all()
+    sums = np.sort(first.sum(axis=1))
+    assert (sums >= 0.2).all()
+    assert (sums <= 1.4).all()
+    assert np.ptp(sums) > 0.7
+    assert np.array_equal(first, first_round(models, box=(-0.5, 2.0)))  # the hull does not move with a wider box
+    assert not np.array_equal(first, first_round(models, seed=1))
+
+
+@pytest.mark.parametrize(("parts", "options"), [(True, {}), (False, {"box": (0.0, 0.8)}), (False, {"box": (0.1, 1.0)})])
+def test_the_first_round_covers_the_box_where_the_hull_says_nothing(parts: bool, options: dict[str, Any]) -> None:
+    drawn = first_round(3, parts=parts, **options)
+    assert np.array_equal(drawn, first_round(3, sampler="sobol", **options))
 
 
 def test_the_acquisition_follows_from_the_number_of_objectives() -> None:

@@ -19,6 +19,8 @@ function baseLayout(look, extra) {
     hoverlabel: { bgcolor: look.surface, bordercolor: look.line, align: "left",
       font: { family: look.font, size: 12, color: look.text } },
     hovermode: "closest",
+    // upright and clear, so that its buttons cover no entry of the legend
+    modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: look.muted, activecolor: look.text },
     // a finger that drags a chart means to scroll the page
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     ...extra,

@@ -33,6 +33,7 @@ function chart(node, figure) {
   const draw = () => {
     const { data, layout } = figure(currentLook());
     return Plotly.react(node, data, layout, { responsive: true, displaylogo: false, plotlyServerURL: "", showTips: false,
+      showSendToCloud: false, // the page sends nothing anywhere
       displayModeBar: matchMedia("(pointer: coarse)").matches ? false : "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "toggleSpikelines", "autoScale2d", "hoverClosestCartesian", "hoverCompareCartesian"] });
   };

@@ -144,6 +144,13 @@ def test_equal_values_everywhere(tmp_path: Path, page: Page) -> None:
     alert_free(page)
 
 
+def test_no_button_sends_the_chart_anywhere(tmp_path: Path, page: Page) -> None:
+    show(page, make_record(points=20, verified=4), tmp_path)
+    titles = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)")
+    assert "Download plot as a PNG" in titles
+    assert not [title for title in titles if "hare" in title or "loud" in title]
+
+
 def test_names_run_nothing(tmp_path: Path, page: Page) -> None:
     record = make_record(tasks=HOSTILE_NAMES, models=HOSTILE_NAMES, points=20)
     record.name = HOSTILE_NAMES[1]

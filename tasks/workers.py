@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 import os
 import resource
-import signal
 import socket
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -26,6 +24,7 @@ from mergecore.evaluation import CandidateEvaluator, Outcome
 from mergecore.files import usable_cores
 from mergecore.pareto_moe.losses import Batch, RoutedLosses, RoutedStudy
 from mergecore.study import Study
+from tasks.signals import Arrived, own_end
 
 TOKEN_HINT = "Is it up? A cluster may ask for its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (docs/scaling.md)."
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
@@ -97,69 +96,6 @@ class Gradient:
             EvaluationError: always.
         """
         raise EvaluationError(f"The training of the routers cannot go on: {reason}.")
-
-
-_apart = False
-"""Whether processes that are started now leave this process's group."""
-
-
-def _leave_group() -> None:
-    if _apart:
-        os.setpgid(0, 0)
-
-
-os.register_at_fork(after_in_child=_leave_group)
-
-
-@contextmanager
-def _own_end() -> Iterator[None]:
-    """Start Ray such that a signal to end ends this process's work in order.
-
-    Prefect signals a whole process group, and without its servers Ray cannot stop workers; so they leave the group (and
-    die with this process all the same). And Ray's handler, which would have this process exit, makes way for ours.
-    """
-    global _apart
-    before = signal.getsignal(signal.SIGTERM)
-    _apart = True
-    try:
-        yield
-    finally:
-        _apart = False
-        if threading.current_thread() is threading.main_thread() and callable(before):
-            signal.signal(signal.SIGTERM, before)
-
-
-class _Arrived(AbstractContextManager["_Arrived"]):
-    """Signals that arrive in the block, so that none is lost.
-
-    A handler's exception comes up wherever the main thread is, also in a destructor or a library's callback, where it
-    is dropped. Its number is kept beside that.
-    """
-
-    def __enter__(self) -> _Arrived:
-        self._ours = threading.current_thread() is threading.main_thread()
-        if self._ours:
-            self._numbers, self._told = socket.socketpair()
-            for end in (self._numbers, self._told):
-                end.setblocking(False)
-            self._before = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._ours:
-            signal.set_wakeup_fd(self._before)
-            self._numbers.close()
-            self._told.close()
-
-    def handle(self) -> None:
-        """Call the handler of each signal that has arrived: had its exception come through, we would not be here."""
-        if not self._ours:
-            return
-        with suppress(BlockingIOError):
-            for number in self._numbers.recv(1024):
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    handler(number, None)
 
 
 def gpus_per_worker(study: Study) -> float:
@@ -241,7 +177,7 @@ class WorkerPool:
         waiting = deque(jobs)
         queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._running()}
         try:
-            with _Arrived() as signals:
+            with Arrived() as signals:
                 self._work(ray, reference, waiting, queues, on_result, signals)
         except BaseException as error:  # cancelled: what is done already is not done again
             self._keep_done(ray, queues, on_result)
@@ -256,7 +192,7 @@ class WorkerPool:
         waiting: deque[SomeWork],
         queues: dict[Any, deque[tuple[Any, SomeWork]]],
         on_result: Callable[[SomeWork, Any, str], None],
-        signals: _Arrived,
+        signals: Arrived,
     ) -> None:
         while waiting or any(queues.values()):
             signals.handle()
@@ -303,7 +239,7 @@ class WorkerPool:
             address = self._options.ray_address or os.environ.get("RAY_ADDRESS")
             local = {} if address else {"num_cpus": self._cores(), "include_dashboard": False}
             try:
-                with _own_end():
+                with own_end():
                     ray.init(address=address, logging_level="error", log_to_driver=False, **local)
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"

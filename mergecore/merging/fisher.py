@@ -28,7 +28,7 @@ class FisherOptions(PluginOptions):
     """Options of Fisher merging."""
 
     examples: int = Field(256, ge=1, description="Labelled examples of each model's own tasks, at most.")
-    floor: float = Field(1e-6, gt=0, description="Added to each Fisher, as a share of its tensor's mean over models.")
+    floor: float = Field(1e-6, gt=0, description="Added to each Fisher, as a share of the mean of all.")
     seed: int = Field(0, ge=0, description="Of the draw of examples.")
 
 
@@ -41,6 +41,7 @@ class Fisher(Merge):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._fishers_NP = torch.empty(0, 0)
+        self._floor = 0.0
         self._entries: dict[str, Entry] = {}
 
     def check(self, study: Study) -> None:
@@ -69,12 +70,14 @@ class Fisher(Merge):
                 self._fishers_NP[n].addcmul_(gradient_P, gradient_P, value=1 / len(kept))
                 if progress:
                     progress(n * len(kept) + done + 1, models * len(kept))
+        # of all tensors: where no loss depends on one, such as attention's biases of keys, its own mean is rounding
+        self._floor = self.options.floor * float(self._fishers_NP.mean(dtype=torch.float64))
 
     def tensor(self, deltas: torch.Tensor, base: torch.Tensor, *, name: str) -> torch.Tensor:
         """Σ F_n v_n / Σ F_n; the plain mean where no loss depends on the weight."""
         entry = self._entries[name]
         fisher = self._fishers_NP[:, entry.offset : entry.offset + entry.size].double().view(deltas.shape)
-        fisher = fisher + self.options.floor * fisher.mean() + torch.finfo(torch.float64).tiny
+        fisher = fisher + self._floor + torch.finfo(torch.float64).tiny
         return ((fisher * deltas).sum(dim=0) / fisher.sum(dim=0)).float()
 
 

@@ -239,9 +239,10 @@ class WorkerPool:
             address = self._options.ray_address or os.environ.get("RAY_ADDRESS")
             local = {} if address else {"num_cpus": self._cores(), "include_dashboard": False}
             try:
+                _check_listening(address or "")
                 with own_end():
                     ray.init(address=address, logging_level="error", log_to_driver=False, **local)
-            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
                 reason = str(error).strip().splitlines()[0].rstrip(".")
                 raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
@@ -324,6 +325,13 @@ class WorkerPool:
             return
         reason = f"the worker died {job.attempts} times: {str(error).strip().splitlines()[0]}"
         on_result(job, job.given_up(reason[:500]), "")
+
+
+def _check_listening(address: str) -> None:
+    """OSError at once where nothing listens; Ray would try for minutes. Addresses without a port are Ray's matter."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_SECONDS).close()
 
 
 def _cause(error: Any) -> Exception:

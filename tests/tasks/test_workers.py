@@ -12,7 +12,7 @@ import pytest
 
 from mergecore.config_file import parse_config
 from mergecore.study import Study, prepare
-from tasks.workers import Job, WorkerPool
+from tasks.workers import Job, WorkerPool, _check_listening
 from tests.flows.conftest import CountedStudy, counted, ray_cluster
 
 __all__ = ["counted", "ray_cluster"]  # fixtures
@@ -70,3 +70,14 @@ def test_workers_are_added_when_there_is_more_to_do(counted: CountedStudy, home:
             pool.run(study, jobs, lambda job, outcomes, worker: names.append(worker))
     assert len(names) == 10
     assert len(set(names)) == 2
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "no-such-host.invalid:6379"])
+def test_a_cluster_that_is_not_there_is_told_at_once(address: str) -> None:
+    with pytest.raises(OSError, match=r"refused|not known|resolution"):
+        _check_listening(address)
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local"])
+def test_addresses_without_a_port_are_rays_matter(address: str) -> None:
+    _check_listening(address)

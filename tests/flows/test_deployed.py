@@ -207,7 +207,7 @@ def test_cancelled_in_the_middle_and_triggered_again(site: Site) -> None:
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="a browser shows Prefect's UI here")
 def test_by_the_form_in_the_ui_and_cancelled_there(site: Site, tmp_path: Path) -> None:
-    counted = study(site, sleep=0.5)
+    counted = study(site, sleep=0.6)  # of its own: evaluations are known by their arguments
     counted.log.unlink(missing_ok=True)
     parameters = {"config": {**counted.config, "name": "clicked"}, "out": "runs/clicked"}
     address, deployment = site.url.removesuffix("/api"), site.deployment("map/digits")

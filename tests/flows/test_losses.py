@@ -154,8 +154,6 @@ def test_the_network_loses_one_of_two_machines(
                 joined = [*start, f"--address={address}:{port}", own, "--num-cpus=1"]
                 run_on(["ip", "netns", "exec", name, *joined])
             slow.config["execution"] = {**slow.config["execution"], "ray_address": f"{address}:{port}"}
-            with pytest.raises(EvaluationError, match=r"Cannot reach the Ray cluster at .*RAY_AUTH_MODE"):
-                map_flow(parse_config(slow.config), str(tmp_path / "refused"))
             monkeypatch.setenv("RAY_AUTH_MODE", "token")
             with meanwhile(slow, 8, lambda: ip("link", "set", names[1], "down")):
                 finish(launch(slow, home, tmp_path / "out"))

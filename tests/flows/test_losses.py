@@ -128,6 +128,8 @@ def test_the_network_loses_one_of_two_machines(
     slow: CountedStudy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has a network namespace of its own; one is cut off, which its processes survive."""
+    if "MERGECORE_CUT_NETWORKS" not in os.environ:
+        pytest.skip("cuts networks for minutes, more where Ray is slow to notice: set MERGECORE_CUT_NETWORKS")
     if not can_have_a_network():
         pytest.skip("no network namespaces here (they take root and iproute2)")
     ray = [sys.executable, "-m", "ray.scripts.scripts"]

@@ -196,6 +196,7 @@ class WorkerPool:
     ) -> None:
         while waiting or any(queues.values()):
             signals.handle()
+            self._grow(ray, len(waiting) + sum(map(len, queues.values())))
             depth = IN_FLIGHT if len(waiting) > len(self._actors) else 1
             for actor, queue in queues.items():
                 while waiting and len(queue) < depth:
@@ -247,8 +248,11 @@ class WorkerPool:
                 reason = str(error).strip().splitlines()[0].rstrip(".")
                 raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
             self._started_ray = True
+        self._grow(ray, jobs)
+
+    def _grow(self, ray: Any, jobs: int) -> None:
+        """More actors where there is work for them and a cluster, which may have grown, has room."""
         wanted = jobs if self._options.workers == "auto" else min(self._options.workers, jobs)
-        # an earlier call may have had less to do, and a cluster may have grown
         if len(self._actors) < wanted and time.monotonic() - self._looked > LOOK_SECONDS:
             cpus = self._options.threads_per_worker
             available = ray.cluster_resources()

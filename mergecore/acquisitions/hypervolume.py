@@ -1,4 +1,4 @@
-"""Expected hypervolume improvement on quadratic surrogates that a Gaussian process corrects.
+"""Expected hypervolume improvement on Gaussian processes that expect metrics to be nearly quadratic.
 
 qLogNEHVI (Daulton et al. 2021; Ament et al. 2023), and past four objectives, where hypervolumes are dear, qLogNParEGO
 (random scalarisations; Knowles 2006), both of BoTorch.
@@ -24,7 +24,7 @@ from mergecore.acquisitions.base import MOST_OBJECTIVES, Acquisition, Known
 from mergecore.acquisitions.front import FrontPoints
 from mergecore.errors import NumericalError
 from mergecore.options import PluginOptions
-from mergecore.surrogates.gaussian_process import CorrectedSurrogates, to_unit
+from mergecore.surrogates.gaussian_process import MetricProcesses, to_unit
 from mergecore.surrogates.least_squares import parameter_count
 
 VERIFY = {2: 3}
@@ -89,11 +89,10 @@ class ExpectedHypervolume(Acquisition):
             warnings.simplefilter("ignore", BotorchWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
             torch.manual_seed(seed)
-            surrogates = CorrectedSurrogates(
+            processes = MetricProcesses(
                 known.coefficients_KN,
                 known.metrics_KT,
                 known.noise_KT,
-                known.fits,
                 known.box_N2,
                 known.objectives.maximise,
             )
@@ -104,24 +103,24 @@ class ExpectedHypervolume(Acquisition):
                 "options": {"maxiter": STEPS},
             }
             if len(known.fits) > MOST_OBJECTIVES:  # a scalarisation of its own for each candidate
-                several = [self._acquisition(surrogates, known, seed) for _ in range(count)]
+                several = [self._acquisition(processes, known, seed) for _ in range(count)]
                 unit_QN, value = optimize_acqf_list(several, bounds=bounds, **sizes)
             else:
-                single = self._acquisition(surrogates, known, seed)
+                single = self._acquisition(processes, known, seed)
                 unit_QN, value = optimize_acqf(single, bounds=bounds, q=count, sequential=True, **sizes)
         low_N, high_N = known.box_N2.T
         found = np.clip(low_N + unit_QN.numpy() * (high_N - low_N), low_N, high_N)
         return found, {"log expected improvement": torch.atleast_1d(value).tolist()}
 
-    def _acquisition(self, surrogates: CorrectedSurrogates, known: Known, seed: int) -> AcquisitionFunction:
+    def _acquisition(self, processes: MetricProcesses, known: Known, seed: int) -> AcquisitionFunction:
         draws = self.options.draws or DRAWS.get(len(known.fits), 64)
         sampler = SobolQMCNormalSampler(torch.Size([draws]), seed=seed)
         pending = torch.from_numpy(to_unit(known.pending_QN, known.box_N2)) if len(known.pending_QN) else None
         shared: dict[str, Any] = {"sampler": sampler, "X_pending": pending, "prune_baseline": True}
         if len(known.fits) > MOST_OBJECTIVES:
-            return qLogNParEGO(surrogates.model, surrogates.unit_KN, **shared)
-        worst_T = surrogates.gains_KT.min(dim=0).values
-        margin_T = 0.1 * (surrogates.gains_KT.max(dim=0).values - worst_T)
+            return qLogNParEGO(processes.model, processes.unit_KN, **shared)
+        worst_T = processes.gains_KT.min(dim=0).values
+        margin_T = 0.1 * (processes.gains_KT.max(dim=0).values - worst_T)
         return qLogNoisyExpectedHypervolumeImprovement(
-            surrogates.model, (worst_T - margin_T).tolist(), surrogates.unit_KN, **shared
+            processes.model, (worst_T - margin_T).tolist(), processes.unit_KN, **shared
         )

@@ -144,17 +144,25 @@ def test_the_network_loses_one_of_two_machines(
             environment = {**os.environ, **changes}
             started.append(subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True))
 
-    with network(2) as (address, names):
+    def joined(head: str) -> bool:
+        status = subprocess.run(
+            [*ray, "status", f"--address={head}"], capture_output=True, text=True, env={**os.environ, **changes}
+        )
+        return "/2.0 CPU" in status.stdout
+
+    # paths of Ray's sockets have to be short
+    with network(2) as (address, names), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         try:
             port = free_port()
-            place = tempfile.mkdtemp()  # its sockets' paths have to be short
             head = [f"--node-ip-address={address}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
             run_on([*start, "--head", *head, f"--temp-dir={place}"])
             wait_until(lambda: accepts(address, port))
             for number, name in enumerate(names):
                 own = f"--node-ip-address={address.rsplit('.', 1)[0]}.{number + 2}"
-                joined = [*start, f"--address={address}:{port}", own, "--num-cpus=1"]
-                run_on(["ip", "netns", "exec", name, *joined])
+                join = [*start, f"--address={address}:{port}", own, "--num-cpus=1"]
+                # Ray gives up after 30 s, which a busy machine may need
+                run_on(["ip", "netns", "exec", name, "bash", "-c", 'until "$@"; do sleep 1; done', "join", *join])
+            wait_until(lambda: joined(f"{address}:{port}"), 200)
             slow.config["execution"] = {**slow.config["execution"], "ray_address": f"{address}:{port}"}
             monkeypatch.setenv("RAY_AUTH_MODE", "token")
             with meanwhile(slow, 8, lambda: ip("link", "set", names[1], "down")):

@@ -12,6 +12,7 @@ import pytest
 
 from mergecore.config_file import parse_config
 from mergecore.study import Study, prepare
+from tasks import workers
 from tasks.workers import Job, WorkerPool, _check_listening
 from tests.flows.conftest import CountedStudy, counted, ray_cluster
 
@@ -69,6 +70,24 @@ def test_workers_are_added_when_there_is_more_to_do(counted: CountedStudy, home:
             jobs = [Job((0.1 * count, 0.1 * i), (0, 1)) for i in range(count)]
             pool.run(study, jobs, lambda job, outcomes, worker: names.append(worker))
     assert len(names) == 10
+    assert len(set(names)) == 2
+
+
+def test_workers_are_added_where_a_machine_joins_while_others_work(
+    counted: CountedStudy, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    slow = CountedStudy(counted.folder, sleep=0.6)
+    study = prepare(parse_config(slow.config), home)
+    names: list[str] = []
+    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0 if len(names) < 2 else 2.0})
+    with WorkerPool(study) as pool:
+        jobs = [Job((0.3, 0.07 * i), (0, 1)) for i in range(12)]
+        pool.run(study, jobs, lambda job, outcomes, worker: names.append(worker))
+    assert len(names) == 12
+    assert len(set(names[:2])) == 1
     assert len(set(names)) == 2
 
 

@@ -1,4 +1,4 @@
-"""Every acquisition: the contract; the paper's bins against slow twins; the process around the quadratic."""
+"""Every acquisition: the contract; the paper's bins against slow twins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,8 +25,6 @@ from mergecore.fronts.dominance import non_dominated
 from mergecore.sampling import sample
 from mergecore.search import Objectives
 from mergecore.surrogates import fit_quadratic
-from mergecore.surrogates.gaussian_process import CorrectedSurrogates, QuadraticMean, linked
-from mergecore.surrogates.links import Link
 
 QUICK = {
     "angular_bins": {},
@@ -146,33 +143,6 @@ def test_lengths_reach_the_corner_of_the_box() -> None:
     found, _ = AngularBins(AngularBinsOptions()).propose(empty, 400, seed=0)
     assert found.min(axis=1).max() > 0.8
     assert found.max() <= 1.0
-
-
-@pytest.mark.parametrize("link", [Link(None, None), Link(0.0, 1.0), Link(1.0, None), Link(None, 2.0)])
-def test_torch_and_numpy_links_agree(link: Link) -> None:
-    q = np.linspace(-4, 4, 9)
-    np.testing.assert_allclose(linked(link, torch.from_numpy(q)).numpy(), link.value(q))
-
-
-def test_the_mean_of_the_process_is_the_weighted_surrogate() -> None:
-    told = known(20, 3, box=(-0.5, 1.5))
-    surrogate = told.fits[1].surrogate
-    mean = QuadraticMean(surrogate, 0.25, told.box_N2, -1.0, 2.0, 0.5)
-    c_PN = sample("uniform", 10, box=told.box_N2, seed=3, anchors=False)
-    expected = 0.25 * -(surrogate.predict(c_PN) - 2.0) / 0.5
-    np.testing.assert_allclose(mean(torch.from_numpy((c_PN + 0.5) / 2.0)).numpy(), expected, atol=1e-12)
-
-
-def test_the_process_corrects_what_a_quadratic_cannot_say() -> None:
-    told = known(40)
-    surrogates = CorrectedSurrogates(
-        told.coefficients_KN, told.metrics_KT, told.noise_KT, told.fits, told.box_N2, told.objectives.maximise
-    )
-    fresh_PN = sample("uniform", 200, box=told.box_N2, seed=9, anchors=False)
-    truth_PT = wavy(fresh_PN)
-    quadratic_PT = np.stack([fit.surrogate.predict(fresh_PN) for fit in told.fits], axis=1)
-    corrected = np.abs(surrogates.predict(fresh_PN) - truth_PT).mean(axis=0)
-    assert (corrected < 0.6 * np.abs(quadratic_PT - truth_PT).mean(axis=0)).all()
 
 
 def test_five_objectives_are_scalarised() -> None:

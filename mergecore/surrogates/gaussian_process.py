@@ -34,7 +34,8 @@ from gpytorch.priors import LogNormalPrior
 
 SMALLEST_NOISE = 1e-3
 """Of a metric's spread: what no evaluation is trusted beyond."""
-SMALLEST_VARIANCE = 1e-6
+LOG_BOUNDS = (-9.0, 4.0)
+"""Of the kernels' variances and offset: wider than their priors by far, and no covariance is singular within."""
 FIT_STEPS = 75
 """Of the marginal likelihood's maximisation, at most."""
 
@@ -53,8 +54,8 @@ def scaled(kernel: Kernel, *, median: float) -> ScaleKernel:
 
 
 def positive() -> GreaterThan:
-    """Searched by its logarithm, at most as small as priors can be asked for."""
-    return GreaterThan(SMALLEST_VARIANCE, transform=torch.exp, inv_transform=torch.log)
+    """Searched by its logarithm, within `LOG_BOUNDS`."""
+    return GreaterThan(0.0, transform=torch.exp, inv_transform=torch.log)
 
 
 class MetricProcesses:
@@ -121,9 +122,12 @@ def fitted(unit_KN: torch.Tensor, gains_K: torch.Tensor, variance_K: torch.Tenso
         noise_constraint=common.raw_noise_constraint,
     )
     model = SingleTaskGP(unit_KN, gains_K[:, None], likelihood=likelihood, covar_module=kernel, outcome_transform=None)
+    likelihood_of_data = ExactMarginalLogLikelihood(likelihood, model)
+    by_logarithm = ("raw_outputscale", "raw_offset")
+    bounds: Any = {name: LOG_BOUNDS for name, _ in likelihood_of_data.named_parameters() if name.endswith(by_logarithm)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BotorchWarning)
-        fit_gpytorch_mll_scipy(ExactMarginalLogLikelihood(likelihood, model), options={"maxiter": FIT_STEPS})
+        fit_gpytorch_mll_scipy(likelihood_of_data, bounds=bounds, options={"maxiter": FIT_STEPS})
     return model.eval()
 
 

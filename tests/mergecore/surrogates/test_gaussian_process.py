@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mergecore.sampling import sample
 from mergecore.surrogates import fit_quadratic
@@ -105,3 +107,27 @@ def test_excess_is_what_is_beyond_the_smallest() -> None:
     noise_KT = np.array([[3.0, np.nan], [5.0, np.nan], [np.nan, 0.1], [3.0, 0.1]])
     np.testing.assert_allclose(excess(noise_KT), [[0, 0], [4, 0], [0, 0], [0, 0]], atol=1e-12)
     assert (excess(np.full((2, 2), np.nan)) == 0).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 14), st.sampled_from(["far", "equal", "twice", "line", "rough"]))
+def test_whatever_was_evaluated_there_is_a_prediction(seed: int, count: int, kind: str) -> None:
+    """Line searches that jump to where a covariance is singular once ended a study."""
+    random = np.random.default_rng(seed)
+    c_KN = random.uniform(*BOX_N2[0], size=(count, 2))
+    if kind == "twice":
+        c_KN = np.repeat(c_KN, 2, axis=0)
+    if kind == "line":
+        c_KN[:, 1] = c_KN[:, 0]
+    metrics_KT = wavy(c_KN)
+    if kind == "far":
+        metrics_KT[0] = 1e6
+    if kind == "equal":
+        metrics_KT[:] = 0.1
+    if kind == "rough":
+        metrics_KT += random.normal(size=metrics_KT.shape)
+    found_PT = processes(c_KN, metrics_KT).predict(points(8, 0))
+    assert np.isfinite(found_PT).all()
+    span_T = np.ptp(metrics_KT, axis=0) + 1e-9
+    assert (found_PT > metrics_KT.min(axis=0) - 10 * span_T).all()
+    assert (found_PT < metrics_KT.max(axis=0) + 10 * span_T).all()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mergecore.pick import Pick
     from mergecore.preflight import CheckResult
     from mergecore.reloaded import Reloaded
-    from mergecore.run_folder import RunRecord
+    from mergecore.run_record import RunRecord
     from tasks.model_registry import Registered
 
 SHOWN_POINTS = 12

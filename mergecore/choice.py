@@ -9,7 +9,8 @@ from pydantic import Field
 from mergecore.comparison.pick import is_comparison, pick_method_point, read_method
 from mergecore.errors import InputError
 from mergecore.pick import Pick, pick_point
-from mergecore.run_folder import RunRecord, read_run
+from mergecore.run_folder import read_run
+from mergecore.run_record import RunRecord
 from mergecore.section import Section
 
 

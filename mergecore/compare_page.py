@@ -25,7 +25,7 @@ from mergecore.comparison.tables import (
     weighted_sums,
 )
 from mergecore.page import fill_page
-from mergecore.run_folder import plain, to_yaml
+from mergecore.plain import plain, to_yaml
 
 
 def render_comparison(comparison: Comparison) -> str:

@@ -14,7 +14,7 @@ from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.metrics import METRICS
 from mergecore.fronts.optimise import ALGORITHMS
 from mergecore.registry import did_you_mean
-from mergecore.run_folder import check_names
+from mergecore.run_record import check_names
 from mergecore.search import SEARCHES, SearchOptions
 from mergecore.section import Section, checked_name, known
 from mergecore.transforms import TRANSFORMS

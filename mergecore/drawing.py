@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from mergecore.run_folder import TaskInfo
+from mergecore.run_record import TaskInfo
 
 FONT = "DejaVu Sans"  # comes with matplotlib
 INK, GRID, GREY, REFERENCE = "#1b2430", "#e2e5e9", "#6b7a8f", "#5b4bb5"

@@ -19,7 +19,7 @@ from mergecore.files import atomic_folder, read_json_mapping
 from mergecore.markdown import cell
 from mergecore.measured import network
 from mergecore.pareto_moe.unloading import open_unloading
-from mergecore.run_folder import to_json
+from mergecore.plain import to_json
 from mergecore.study import Study
 from mergecore.task_matrix import open_task_matrix
 

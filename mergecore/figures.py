@@ -31,7 +31,7 @@ from mergecore.drawing import (
     to_png,
 )
 from mergecore.report import references
-from mergecore.run_folder import RunRecord, TaskInfo
+from mergecore.run_record import RunRecord, TaskInfo
 
 if TYPE_CHECKING:
     from mergecore.comparison.methods import Comparison

@@ -33,7 +33,7 @@ from mergecore.drawing import (
     text_width,
     to_png,
 )
-from mergecore.run_folder import TaskInfo
+from mergecore.run_record import TaskInfo
 
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("D", "s", "^", "v")

@@ -13,7 +13,7 @@ from mergecore.errors import InputError
 from mergecore.fronts.choose import by_constraints, by_preference, knee
 from mergecore.pareto_moe.rays import TOLERANCE
 from mergecore.registry import did_you_mean
-from mergecore.run_folder import FRONT_KINDS, RunRecord
+from mergecore.run_record import FRONT_KINDS, RunRecord
 
 NO_ROW = -1
 """Index of a pick that is no row of the front."""

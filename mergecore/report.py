@@ -32,7 +32,8 @@ import numpy as np
 
 from mergecore.budget import ending
 from mergecore.page import fill_page
-from mergecore.run_folder import FRONT_KINDS, RunRecord, plain, to_yaml
+from mergecore.plain import plain, to_yaml
+from mergecore.run_record import FRONT_KINDS, RunRecord
 from mergecore.tree import merge_tree, tree_data
 
 

@@ -21,10 +21,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,100 +33,24 @@ import yaml
 from mergecore.budget import MINUTES
 from mergecore.errors import InputError, first_line
 from mergecore.files import atomic_write
+from mergecore.plain import to_json, to_yaml
+from mergecore.report import render_report
+from mergecore.run_record import (
+    EVALUATION_FACTS,
+    FRONT_KINDS,
+    RunRecord,
+    TaskInfo,
+    as_numbers,
+    check_names,
+    coefficient_columns,
+    front_columns,
+)
 
 RUN_FILES = ("config.yaml", "evaluations.csv", "surrogates.json", "front.csv", "report.html", "summary.json")
-FrontKind = Literal["predicted", "real", "test"]
-FRONT_KINDS: tuple[FrontKind, ...] = ("predicted", "real", "test")
-EVALUATION_FACTS = ("round", "seconds", "worker", "fingerprint", "status")
 
 _TEXT_FACTS = ("worker", "fingerprint", "status")
 _UNBOUNDED = ("lower", "upper")
 _Parsed = TypeVar("_Parsed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskInfo:
-    """One objective: its metric, which way is better, and the metric's range (None where it is unbounded)."""
-
-    name: str
-    metric: str
-    maximise: bool
-    lower: float | None = None
-    upper: float | None = None
-
-
-@dataclass(kw_only=True)
-class RunRecord:
-    """Everything a finished run has to say.
-
-    Attributes:
-        name: what the study is called.
-        models: the N model names, in the order of the coefficients; the T task names where `takes_preferences`.
-        tasks: the T objectives, in the order of the metrics.
-        front: P rows; columns ``c.<model>``, ``predicted.<task>`` (by the surrogates), ``real.<task>`` (verified on the
-            data that the search used) and ``test.<task>`` (the held-out split); NaN where not measured. A missing
-            ``predicted``, ``real`` or ``test`` column means that nothing of it was measured.
-        evaluations: K rows; columns ``c.<model>``, ``<task>`` and ``EVALUATION_FACTS``, as far as they are known.
-        surrogates: for each task's name what was fitted; empty when the search used none.
-        summary: the run's figures (see :mod:`mergecore.report` for those that the page shows).
-        config: the resolved configuration.
-    """
-
-    name: str
-    models: list[str]
-    tasks: list[TaskInfo]
-    front: pd.DataFrame
-    evaluations: pd.DataFrame
-    surrogates: dict[str, dict[str, Any]] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def takes_preferences(self) -> bool:
-        """Whether trained routers make a network of a preference (PWE-MoE), which is written where coefficients are."""
-        return "pareto_moe" in self.summary
-
-    def front_coefficients(self) -> np.ndarray:
-        """Scaling coefficients of the front, [P, N]."""
-        return _numbers(self.front, coefficient_columns(self.models))
-
-    def front_metrics(self, kind: FrontKind) -> np.ndarray:
-        """Metrics of the front, [P, T], each in its own unit and direction; NaN where not measured."""
-        return _numbers(self.front, front_columns(kind, self.tasks))
-
-    def evaluated_coefficients(self) -> np.ndarray:
-        """Scaling coefficients of every evaluation, [K, N]."""
-        return _numbers(self.evaluations, coefficient_columns(self.models))
-
-    def evaluated_metrics(self) -> np.ndarray:
-        """Metrics of every evaluation, [K, T]; NaN where an evaluation failed."""
-        return _numbers(self.evaluations, [task.name for task in self.tasks])
-
-
-def coefficient_columns(models: Iterable[str]) -> list[str]:
-    """The columns that hold the coefficients of ``models``."""
-    return [f"c.{model}" for model in models]
-
-
-def front_columns(kind: str, tasks: Iterable[TaskInfo]) -> list[str]:
-    """The columns of ``front.csv`` that hold one of ``FRONT_KINDS`` for ``tasks``."""
-    return [f"{kind}.{task.name}" for task in tasks]
-
-
-def check_names(models: Sequence[str], tasks: Sequence[str]) -> None:
-    """Raise ``InputError`` when these names cannot all be column names of one table."""
-    columns = [*coefficient_columns(models), *tasks, *EVALUATION_FACTS]
-    twice = next((column for column in columns if columns.count(column) > 1), None)
-    if twice is not None:
-        raise InputError(
-            f"The column {twice!r} of evaluations.csv would appear twice.",
-            f"Model names and task names must differ, and no task may be called {', '.join(EVALUATION_FACTS)}.",
-        )
-    for name in (*models, *tasks):
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            raise InputError(f"The name {name!r} is not text that UTF-8 can hold.") from None
 
 
 def write_run(folder: str | Path, record: RunRecord) -> None:
@@ -138,8 +62,6 @@ def write_run(folder: str | Path, record: RunRecord) -> None:
     Raises:
         InputError: names that clash (see ``check_names``), or ``folder`` is a file.
     """
-    from mergecore.report import render_report  # the page reads the record defined here
-
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{str(folder)!r} is a file, not a folder for a run.")
@@ -211,25 +133,16 @@ def finished_with(folder: Path, study: str) -> str:
     return "" if ended == MINUTES else str(summary.get("finished", ""))
 
 
-def _numbers(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    """The columns as float64 [rows, columns]; a column that is not there is NaN."""
-    numbers = np.full((len(frame), len(columns)), np.nan)
-    for index, column in enumerate(columns):
-        if column in frame:
-            numbers[:, index] = pd.to_numeric(frame[column]).to_numpy(dtype=np.float64, na_value=np.nan)
-    return numbers
-
-
 def _front_table(record: RunRecord) -> pd.DataFrame:
     columns = coefficient_columns(record.models)
     columns += [column for kind in FRONT_KINDS for column in front_columns(kind, record.tasks)]
-    return pd.DataFrame(_numbers(record.front, columns), columns=columns)
+    return pd.DataFrame(as_numbers(record.front, columns), columns=columns)
 
 
 def _evaluation_table(record: RunRecord) -> pd.DataFrame:
     frame = record.evaluations
     columns = [*coefficient_columns(record.models), *(task.name for task in record.tasks), "round", "seconds"]
-    table = _whole_rounds(pd.DataFrame(_numbers(frame, columns), columns=columns))
+    table = _whole_rounds(pd.DataFrame(as_numbers(frame, columns), columns=columns))
     for fact in _TEXT_FACTS:
         values = frame[fact] if fact in frame else [""] * len(frame)
         table[fact] = ["" if pd.isna(value) else str(value) for value in values]
@@ -265,36 +178,6 @@ def _from_csv(text: str, numbers: list[str], texts: list[str]) -> pd.DataFrame:
         for index, column in enumerate(numbers)
     }
     return pd.DataFrame(table | {column: [row[len(numbers) + i] for row in rows] for i, column in enumerate(texts)})
-
-
-def to_json(value: Any) -> str:
-    """``value`` as JSON text; NaN and the infinities become null."""
-    return json.dumps(plain(value, finite=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def to_yaml(value: Any) -> str:
-    """``value`` as YAML text, in its own order."""
-    return yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, width=120)
-
-
-def plain(value: Any, *, finite: bool = False) -> Any:
-    """``value`` in the types that JSON and YAML know: arrays and tuples become lists, keys and paths text.
-
-    ``finite`` turns NaN and the infinities, which JSON cannot hold, into None.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): plain(item, finite=finite) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist(), finite=finite)
-    if isinstance(value, list | tuple):
-        return [plain(item, finite=finite) for item in value]
-    if isinstance(value, str | Path):
-        return str(value)
-    if isinstance(value, float):
-        return None if finite and not math.isfinite(value) else float(value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    raise TypeError(f"A run's record cannot hold a {type(value).__name__}: {value!r}.")
 
 
 def _read(path: Path, parse: Callable[[str], _Parsed]) -> _Parsed:

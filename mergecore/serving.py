@@ -40,9 +40,10 @@ from mergecore.files import atomic_write, read_json_mapping, usable_cores
 from mergecore.fronts.interpolate import interpolated_coefficients
 from mergecore.heads import StoredHead
 from mergecore.measured import Measured
+from mergecore.plain import to_json
 from mergecore.predictors import PREDICTORS, Predictor
 from mergecore.registry import did_you_mean
-from mergecore.run_folder import RunRecord, to_json
+from mergecore.run_record import RunRecord
 from mergecore.study import Study
 
 FORMAT = 1

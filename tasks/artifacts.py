@@ -27,7 +27,7 @@ from mergecore.comparison.folder import tables_page
 from mergecore.comparison.methods import Comparison
 from mergecore.comparison.tables import preference_table, wide_preferences
 from mergecore.pick import Pick
-from mergecore.run_folder import RunRecord
+from mergecore.run_record import RunRecord
 
 PLAIN_SECONDS = 10.0  # between plain lines when the output is no terminal
 ARTIFACT_SECONDS = 2.0  # between updates of the artifact in the Prefect UI

@@ -28,7 +28,7 @@ from mergecore.errors import InputError, NumericalError
 from mergecore.figures import methods_figure
 from mergecore.fronts.indicators import worst_metrics
 from mergecore.fronts.spread import spread_points
-from mergecore.run_folder import TaskInfo
+from mergecore.run_record import TaskInfo
 from mergecore.search import Front
 from mergecore.study import Opened, Study, open_study, prepare, versions
 from mergecore.task_matrix import build_seconds

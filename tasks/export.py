@@ -22,7 +22,7 @@ from mergecore.pareto_moe.routed_study import trained_study
 from mergecore.pick import Pick
 from mergecore.registry import did_you_mean
 from mergecore.reloaded import reload_and_measure
-from mergecore.run_folder import RunRecord
+from mergecore.run_record import RunRecord
 from mergecore.study import Study, open_study, prepare
 from tasks.artifacts import publish_point, tell
 from tasks.model_registry import Registered, register

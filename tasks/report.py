@@ -18,7 +18,8 @@ from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume, worst_metrics
 from mergecore.measured import shares
 from mergecore.pick import corner_table
-from mergecore.run_folder import RunRecord, TaskInfo, write_run
+from mergecore.run_folder import write_run
+from mergecore.run_record import RunRecord, TaskInfo
 from mergecore.search import Front, Search
 from mergecore.study import Study, versions
 from mergecore.tree import merge_tree

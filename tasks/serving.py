@@ -25,7 +25,7 @@ from mlflow.types import ParamSchema, ParamSpec
 
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder
-from mergecore.run_folder import RunRecord
+from mergecore.run_record import RunRecord
 from mergecore.serving import KEPT, FrontPoints, ServedFront, answering_tasks, front_points, write_front
 from mergecore.study import Study
 from tasks.export import run_study

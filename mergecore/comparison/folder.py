@@ -37,7 +37,7 @@ from mergecore.comparison.tables import (
 from mergecore.errors import InputError
 from mergecore.files import atomic_write
 from mergecore.markdown import table
-from mergecore.run_folder import to_json, to_yaml
+from mergecore.plain import to_json, to_yaml
 
 FILES = (
     *("config.yaml", "preferences.csv", "accuracy.csv", "measures.csv", "points.csv"),

@@ -26,7 +26,7 @@ from mergecore.merging import MERGES
 from mergecore.merging.base import merge_study
 from mergecore.pareto_moe.losses import RoutedStudy
 from mergecore.pareto_moe.routed_study import Differentiate, route, train_routers
-from mergecore.run_folder import TaskInfo
+from mergecore.run_record import TaskInfo
 from mergecore.search import SEARCHES, Search
 from mergecore.study import Opened, Study, objectives_of, prepare
 from mergecore.task_vectors import build_task_matrix

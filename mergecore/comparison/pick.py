@@ -18,7 +18,7 @@ from mergecore.contenders import CONTENDERS
 from mergecore.errors import InputError, first_line
 from mergecore.pick import NO_ROW, Pick, at_preference, pick_point
 from mergecore.registry import did_you_mean
-from mergecore.run_folder import FRONT_KINDS, RunRecord, TaskInfo, coefficient_columns, front_columns
+from mergecore.run_record import FRONT_KINDS, RunRecord, TaskInfo, coefficient_columns, front_columns
 
 POINTS = "points.csv"
 

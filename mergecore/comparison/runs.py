@@ -17,7 +17,7 @@ from mergecore.fronts.indicators import (
     win_rate,
     worst_metrics,
 )
-from mergecore.run_folder import RunRecord
+from mergecore.run_record import RunRecord
 
 
 def real_front(record: RunRecord) -> tuple[np.ndarray, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mergecore.run_folder import plain
+from mergecore.plain import plain
 from mergecore.search.base import Objectives
 from mergecore.surrogates import QuadraticFit, fit_quadratic
 

@@ -12,7 +12,8 @@ import pytest
 from flows import FLOWS
 from mergecore.config_file import parse_config
 from mergecore.errors import EvaluationError, InputError
-from mergecore.run_folder import RunRecord, read_run
+from mergecore.run_folder import read_run
+from mergecore.run_record import RunRecord
 from mergecore.study import new_search
 from tasks.evaluation import Evaluations
 from tasks.run import Run, open_run

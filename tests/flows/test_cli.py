@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from flows import cli
-from mergecore.run_folder import RunRecord, TaskInfo, write_run
+from mergecore.run_folder import write_run
+from mergecore.run_record import RunRecord, TaskInfo
 from tests.conftest import rewrite
 
 

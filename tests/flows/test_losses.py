@@ -19,7 +19,8 @@ from flows.map import map_flow
 from flows.server import hand_over
 from mergecore.config_file import parse_config
 from mergecore.errors import EvaluationError
-from mergecore.run_folder import RunRecord, read_run
+from mergecore.run_folder import read_run
+from mergecore.run_record import RunRecord
 from tests.flows.conftest import CountedStudy
 from tests.flows.test_faults import finish, launch
 

@@ -19,7 +19,8 @@ from flows.cli import app
 from flows.nested_map import nested_map_flow
 from mergecore.config_file import parse_config
 from mergecore.pick import pick_point
-from mergecore.run_folder import RunRecord, read_run
+from mergecore.run_folder import read_run
+from mergecore.run_record import RunRecord
 from tests.conftest import random_state, write_checkpoint
 from tests.flows.conftest import CountedStudy
 from tests.flows.test_faults import check_same_front, finish, launch, ledger_size, wait_for_calls

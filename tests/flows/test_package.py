@@ -16,7 +16,8 @@ from mergecore.config_file import RESOLVED, parse_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.pareto_moe.routed_study import route, train_routers
 from mergecore.pick import pick_point
-from mergecore.run_folder import RunRecord, read_run, write_run
+from mergecore.run_folder import read_run, write_run
+from mergecore.run_record import RunRecord
 from mergecore.serving import ServedFront
 from mergecore.study import Study, prepare
 from tests.conftest import rewrite

@@ -21,7 +21,8 @@ from mergecore.config_file import parse_config
 from mergecore.errors import InputError, NumericalError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.pick import Pick, pick_point
-from mergecore.run_folder import RUN_FILES, RunRecord, read_run
+from mergecore.run_folder import RUN_FILES, read_run
+from mergecore.run_record import RunRecord
 from mergecore.study import prepare
 from tasks.export import export_point
 from tests.conftest import make_pico_config, make_pico_vit

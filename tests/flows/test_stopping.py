@@ -11,7 +11,8 @@ import pytest
 from flows import FLOWS
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError
-from mergecore.run_folder import RunRecord, read_run
+from mergecore.run_folder import read_run
+from mergecore.run_record import RunRecord
 from mergecore.search.convergence import NO_TRADE_OFF, NOTHING_MORE
 from tests.flows.conftest import CountedStudy
 

@@ -10,7 +10,8 @@ import pytest
 
 from flows import FLOWS
 from mergecore.config_file import parse_config
-from mergecore.run_folder import RunRecord, read_run
+from mergecore.run_folder import read_run
+from mergecore.run_record import RunRecord
 from tests.flows.conftest import CountedStudy
 
 pytestmark = [pytest.mark.usefixtures("prefect_api", "ray_cluster"), pytest.mark.timeout(300)]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mergecore.comparison.methods import Comparison, MethodResult, Points
 from mergecore.pareto_moe.rays import rays
-from mergecore.run_folder import EVALUATION_FACTS, RunRecord, TaskInfo, coefficient_columns, front_columns
+from mergecore.run_record import EVALUATION_FACTS, RunRecord, TaskInfo, coefficient_columns, front_columns
 from mergecore.search import SEARCHES, Objectives
 
 HOSTILE_NAMES = (

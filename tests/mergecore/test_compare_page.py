@@ -15,7 +15,7 @@ import pytest
 from mergecore.compare_page import headline, page_data, render_comparison
 from mergecore.comparison.methods import Comparison
 from mergecore.comparison.tables import accuracy_table, measures_table, preference_table
-from mergecore.run_folder import TaskInfo
+from mergecore.run_record import TaskInfo
 from tests.mergecore.records import HOSTILE_NAMES, make_comparison
 from tests.mergecore.test_report import Page
 

@@ -15,7 +15,7 @@ from mergecore.drawing import near, scaling, short_line
 from mergecore.errors import InputError
 from mergecore.figures import comparison_figure, front_figure, methods_figure
 from mergecore.method_panels import _overlaps, _spread
-from mergecore.run_folder import RunRecord, TaskInfo
+from mergecore.run_record import RunRecord, TaskInfo
 from tests.mergecore.records import HOSTILE_NAMES, make_comparison, make_record
 
 

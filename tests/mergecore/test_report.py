@@ -18,7 +18,7 @@ import pytest
 
 from mergecore.pick import NO_ROW, Pick, pick_point
 from mergecore.report import correlation, page_data, references, render_report
-from mergecore.run_folder import RunRecord, TaskInfo
+from mergecore.run_record import RunRecord, TaskInfo
 from tests.mergecore.records import HOSTILE_NAMES, make_record, nested_record, routed_record
 
 VOID = {"meta", "link", "input", "br", "img"}

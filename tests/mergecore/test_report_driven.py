@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mergecore.report import render_report
-from mergecore.run_folder import RunRecord
+from mergecore.run_record import RunRecord
 from tests.browser import Page, browser
 from tests.mergecore.records import HOSTILE_NAMES, make_record
 from tests.mergecore.test_report import pick_by

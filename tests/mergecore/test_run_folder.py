@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import mergecore.run_folder as run_folder
 from mergecore.errors import InputError
-from mergecore.run_folder import RUN_FILES, RunRecord, TaskInfo, atomic_write, check_names, read_run, write_run
-from tests.mergecore.records import HOSTILE_NAMES, make_record
+from mergecore.run_folder import RUN_FILES, atomic_write, read_run, write_run
+from mergecore.run_record import EVALUATION_FACTS, RunRecord
+from tests.mergecore.records import make_record
 
 NAMES = st.lists(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), min_size=2, max_size=4, unique=True
@@ -27,7 +28,7 @@ METRICS = st.floats(allow_nan=True, allow_infinity=True)
 @pytest.fixture
 def plain_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that costs nothing, where the page is not what is tested."""
-    monkeypatch.setattr("mergecore.report.render_report", lambda record, *, folder=None: "page")
+    monkeypatch.setattr("mergecore.run_folder.render_report", lambda record, *, folder=None: "page")
 
 
 def assert_same(left: RunRecord, right: RunRecord) -> None:
@@ -56,7 +57,7 @@ def test_a_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
 def test_any_name_and_any_number_survive(
     tmp_path: Path, plain_page: None, names: list[str], numbers: list[float], text: str
 ) -> None:
-    tasks = [name for name in names if f"c.{name}" not in names and name not in run_folder.EVALUATION_FACTS]
+    tasks = [name for name in names if f"c.{name}" not in names and name not in EVALUATION_FACTS]
     tasks = [name for name in tasks if name not in {f"c.{model}" for model in names}]
     record = make_record(models=names, tasks=tasks or ["task"], points=len(numbers))
     column = record.front.columns[-1]
@@ -124,20 +125,6 @@ def test_a_record_cannot_hold_what_no_file_can(tmp_path: Path, plain_page: None)
         write_run(tmp_path, record)
 
 
-@pytest.mark.parametrize(
-    ("models", "tasks"), [(["m"], ["round"]), (["m"], ["c.m"]), (["m", "m"], ["A"]), (["m"], ["A", "A"])]
-)
-def test_names_that_share_a_column_are_refused(tmp_path: Path, models: list[str], tasks: list[str]) -> None:
-    with pytest.raises(InputError, match="would appear twice"):
-        check_names(models, tasks)
-
-
-def test_names_that_are_not_text_are_refused() -> None:
-    with pytest.raises(InputError, match="UTF-8"):
-        check_names(["m"], ["\ud800"])
-    check_names(HOSTILE_NAMES, HOSTILE_NAMES)
-
-
 def test_a_failure_while_rendering_leaves_every_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path, make_record())
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -145,7 +132,7 @@ def test_a_failure_while_rendering_leaves_every_old_file(tmp_path: Path, monkeyp
     def fail(*_: object, **__: object) -> str:
         raise RuntimeError("no page")
 
-    monkeypatch.setattr("mergecore.report.render_report", fail)
+    monkeypatch.setattr("mergecore.run_folder.render_report", fail)
     with pytest.raises(RuntimeError, match="no page"):
         write_run(tmp_path, make_record(seed=1))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -234,12 +221,3 @@ def test_a_word_among_the_numbers_is_an_error(tmp_path: Path, plain_page: None) 
     path.write_text(path.read_text().replace(path.read_text().splitlines()[1].split(",")[0], "seven"))
     with pytest.raises(InputError, match=r"front\.csv.*seven"):
         read_run(tmp_path)
-
-
-def test_metrics_of_the_record_are_arrays_by_task() -> None:
-    record = make_record(points=3, verified=1)
-    assert record.front_coefficients().shape == (3, 2)
-    assert record.front_metrics("predicted")[2, 1] == record.front["predicted.B"][2]
-    assert record.evaluated_coefficients().tolist()[1] == [1.0, 0.0]
-    assert record.evaluated_metrics()[4, 0] == record.evaluations["A"][4]
-    assert TaskInfo(name="A", metric="loss", maximise=False).upper is None

@@ -21,7 +21,7 @@ from mergecore.evaluation import CandidateEvaluator
 from mergecore.fronts.interpolate import interpolated_coefficients
 from mergecore.pareto_moe.routed_study import route, train_routers
 from mergecore.pick import pick_point
-from mergecore.run_folder import RunRecord
+from mergecore.run_record import RunRecord
 from mergecore.serving import FrontPoints, ServedFront, front_points, write_front
 from mergecore.study import Study, prepare
 from tests.mergecore.evaluators.pico_clip import transformers_clips

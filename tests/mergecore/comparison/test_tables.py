@@ -18,7 +18,7 @@ from mergecore.comparison.tables import (
 )
 from mergecore.fronts.indicators import hypervolume
 from mergecore.markdown import cell, table
-from mergecore.run_folder import TaskInfo
+from mergecore.run_record import TaskInfo
 
 NAN = float("nan")
 PREFERENCES = np.array([[0.5, 0.5], [1.0, 0.0], [0.25, 0.75]])

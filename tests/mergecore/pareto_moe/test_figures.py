@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mergecore.pareto_moe.figures import dissimilarity_figure, routing_figure, running_mean, training_figure
-from mergecore.run_folder import RunRecord
+from mergecore.run_record import RunRecord
 from tests.mergecore.records import HOSTILE_NAMES, routed_record
 
 FIGURES = [routing_figure, dissimilarity_figure, training_figure]

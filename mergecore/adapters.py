@@ -14,14 +14,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mergecore.checkpoints import ADAPTER_CONFIG, Checkpoint, TensorInfo
+from mergecore.checkpoints import ADAPTER_CONFIG, Checkpoint, LowRankUpdate, TensorInfo
 from mergecore.errors import InputError
 
 PREFIX = "base_model.model."
@@ -29,27 +29,6 @@ FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[A
 PLAIN_STARTS = ("true", "false", "gaussian", "orthogonal", "eva")
 """Initialisations that leave the base as it is; the others (PiSSA, OLoRA, …) subtract something from it."""
 MERGE = "Merge it into its base with peft's merge_and_unload, save that, and name the folder."
-
-
-@dataclass(frozen=True)
-class LowRankUpdate:
-    """The change scale · left @ right of one tensor of shape [rows, ...], its other axes flattened.
-
-    Attributes:
-        left: reads [rows, r].
-        right: reads [r, cols].
-        scale: what the product is multiplied by.
-        rank: r.
-        dtype: format of the stored factors.
-        digest: content of the factors and the scale.
-    """
-
-    left: Callable[[], torch.Tensor]
-    right: Callable[[], torch.Tensor]
-    scale: float
-    rank: int
-    dtype: torch.dtype
-    digest: Callable[[Path | None], str]
 
 
 @dataclass(frozen=True)

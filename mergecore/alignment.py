@@ -29,8 +29,8 @@ from typing import Any, Literal
 
 import torch
 
-from mergecore.adapters import LowRankUpdate, read_adapter
-from mergecore.checkpoints import Checkpoint, TensorInfo
+from mergecore.adapters import read_adapter
+from mergecore.checkpoints import Checkpoint, LowRankUpdate, TensorInfo
 from mergecore.composed import Place, compose
 from mergecore.errors import InputError, listed
 

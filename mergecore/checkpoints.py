@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,9 +18,6 @@ from safetensors import SafetensorError, safe_open
 from mergecore.errors import InputError, first_line
 from mergecore.files import atomic_write
 from mergecore.registry import Registry
-
-if TYPE_CHECKING:
-    from mergecore.adapters import LowRankUpdate
 
 SOURCES = Registry(
     "checkpoint source",
@@ -85,6 +81,27 @@ class Fingerprint:
 
     total: str
     tensors: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LowRankUpdate:
+    """The change scale · left @ right of one tensor of shape [rows, ...], its other axes flattened.
+
+    Attributes:
+        left: reads [rows, r].
+        right: reads [r, cols].
+        scale: what the product is multiplied by.
+        rank: r.
+        dtype: format of the stored factors.
+        digest: content of the factors and the scale.
+    """
+
+    left: Callable[[], torch.Tensor]
+    right: Callable[[], torch.Tensor]
+    scale: float
+    rank: int
+    dtype: torch.dtype
+    digest: Callable[[Path | None], str]
 
 
 @dataclass

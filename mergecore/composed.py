@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mergecore.adapters import LowRankUpdate
-from mergecore.checkpoints import Checkpoint, Fingerprint, TensorInfo
+from mergecore.checkpoints import Checkpoint, Fingerprint, LowRankUpdate, TensorInfo
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ STEPS = 60
 """Most steps of the maximisation from each start."""
 DRAWS = {3: 32, 4: 16}
 """By objectives, else 64: each draw has a front of its own to be cut into boxes, most of the time past 2 objectives."""
+LEAST_ROOM = 0.1
+"""Between the best evaluation and the reference point, in spreads of the metric, wherever single models seem to be."""
 
 
 class HypervolumeOptions(PluginOptions):
@@ -119,8 +121,27 @@ class ExpectedHypervolume(Acquisition):
         shared: dict[str, Any] = {"sampler": sampler, "X_pending": pending, "prune_baseline": True}
         if len(known.fits) > MOST_OBJECTIVES:
             return qLogNParEGO(processes.model, processes.unit_KN, **shared)
-        worst_T = processes.gains_KT.min(dim=0).values
-        margin_T = 0.1 * (processes.gains_KT.max(dim=0).values - worst_T)
-        return qLogNoisyExpectedHypervolumeImprovement(
-            processes.model, (worst_T - margin_T).tolist(), processes.unit_KN, **shared
-        )
+        reference = reference_point(processes, parts=known.objectives.parts).tolist()
+        return qLogNoisyExpectedHypervolumeImprovement(processes.model, reference, processes.unit_KN, **shared)
+
+
+def reference_point(processes: MetricProcesses, *, parts: bool) -> torch.Tensor:
+    """Gains [T] below which no hypervolume counts: the worst of the single models on each task, as predicted.
+
+    Merges that are worse than every model on some task are of no use, and hypervolume from far below would be found
+    among them. Where the box holds no single model, it is what is a little worse than anything that was evaluated.
+
+    Args:
+        processes: of the metrics.
+        parts: whether coefficients are of parts of one merge, so that there are no single models.
+    """
+    low_N, high_N = processes.box_N2.T
+    single_NN = np.eye(len(low_N))
+    inside_N = ((single_NN >= low_N) & (single_NN <= high_N)).all(axis=1)
+    best_T, worst_T = processes.gains_KT.max(dim=0).values, processes.gains_KT.min(dim=0).values
+    if parts or not inside_N.any():
+        return worst_T - 0.1 * (best_T - worst_T)
+    unit_MN = torch.from_numpy(to_unit(single_NN[inside_N], processes.box_N2))
+    with torch.no_grad():
+        predicted_T = processes.model.posterior(unit_MN).mean.min(dim=0).values
+    return torch.minimum(predicted_T, best_T - LEAST_ROOM)

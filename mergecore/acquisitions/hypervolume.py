@@ -97,6 +97,7 @@ class ExpectedHypervolume(Acquisition):
                 known.noise_KT,
                 known.box_N2,
                 known.objectives.maximise,
+                parts=known.objectives.parts,
             )
             bounds = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, len(known.box_N2))
             sizes: dict[str, Any] = {

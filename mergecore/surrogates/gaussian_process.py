@@ -3,8 +3,9 @@
 A metric is modelled as an unknown quadratic of the coefficients plus a smooth deviation from it (universal kriging):
 the covariance is that of a quadratic with random parameters, (x·x' + c)², plus a radial one. Where little was evaluated
 the quadratic speaks, as in MAP; where much was, the deviation does; and as both are inferred together, the process is
-unsure of the quadratic too. How large each is, and the noise, are learned (marginal likelihood and priors). Models of
-all metrics are BoTorch's, maximised, in units of the metric's own spread.
+unsure of the quadratic too. Its mean falls with the squared sum of the coefficients. How large each is, and the noise,
+are learned (marginal likelihood and priors). Models of all metrics are BoTorch's, maximised, in units of the metric's
+own spread.
 
 Shape suffixes: K evaluations, N coefficients, T objectives, P points.
 """
@@ -35,9 +36,40 @@ from gpytorch.priors import LogNormalPrior
 SMALLEST_NOISE = 1e-3
 """Of a metric's spread: what no evaluation is trusted beyond."""
 LOG_BOUNDS = (-9.0, 4.0)
-"""Of the kernels' variances and offset: wider than their priors by far, and no covariance is singular within."""
+"""Of variances, offset and fall: wider than their priors by far, and no covariance is singular within."""
 FIT_STEPS = 75
 """Of the marginal likelihood's maximisation, at most."""
+
+
+class FallingMean(gpytorch.means.Mean):
+    """constant - fall (Σ c)²: merges lose quality as the sum of their coefficients grows. Both are learned, fall > 0.
+
+    A quadratic with an unknown sign would hope for as much in the far corners of the box as it fears there, and a
+    search would spend evaluations on each of them.
+
+    Args:
+        box_N2: the box of the coefficients that the unit box stands for.
+        parts: whether coefficients are of parts of one merge, which all ones give; their mean is taken then.
+    """
+
+    def __init__(self, box_N2: np.ndarray, *, parts: bool) -> None:
+        super().__init__()
+        low_N, high_N = torch.from_numpy(np.array(box_N2.T)) / (len(box_N2) if parts else 1)
+        self._low, self._side_N = low_N.sum(), high_N - low_N
+        self.register_parameter("raw_constant", torch.nn.Parameter(torch.zeros(1)))
+        self.register_parameter("raw_fall", torch.nn.Parameter(torch.zeros(1)))
+        self.register_constraint("raw_fall", positive())
+        self.register_prior("fall_prior", LogNormalPrior(0.0, 1.0), lambda mean: mean.fall)
+
+    @property
+    def fall(self) -> torch.Tensor:
+        """What a coefficient of 1 costs, in spreads of the metric; [1]."""
+        found: torch.Tensor = self.raw_fall_constraint.transform(self.raw_fall)
+        return found
+
+    def forward(self, unit: torch.Tensor) -> torch.Tensor:
+        """[..., N] in the unit box to [...]."""
+        return self.raw_constant - self.fall * (self._low + unit @ self._side_N) ** 2
 
 
 def quadratic_and_radial(models: int) -> Kernel:
@@ -68,6 +100,7 @@ class MetricProcesses:
             noise between them and is not taken from here; what one has more than the best measured one is.
         box_N2: the box.
         maximise: direction of each metric.
+        parts: whether coefficients are of parts of one merge rather than of models.
 
     Attributes:
         unit_KN, gains_KT: what was measured on every metric, in the unit box and in units of the metrics' spread.
@@ -81,13 +114,15 @@ class MetricProcesses:
         noise_KT: np.ndarray,
         box_N2: np.ndarray,
         maximise: Sequence[bool],
+        *,
+        parts: bool = False,
     ) -> None:
         self.box_N2 = box_N2
         self.sign_T = np.where(maximise, 1.0, -1.0)
         self.centre_T = np.nanmean(metrics_KT, axis=0)
         spread_T = np.nanstd(metrics_KT, axis=0)
-        rounding_T = 1e-9 * np.abs(self.centre_T)
-        self.spread_T = np.where(spread_T > rounding_T, spread_T, 1.0)
+        size_T = np.maximum(np.abs(self.centre_T), 1.0)
+        self.spread_T = np.where(spread_T > 1e-9 * size_T, spread_T, 1e-3 * size_T)  # but for rounding, all the same
         unit_KN = torch.from_numpy(to_unit(coefficients_KN, box_N2))
         gains_KT = torch.from_numpy(self.sign_T * (metrics_KT - self.centre_T) / self.spread_T)
         told_KT = torch.isfinite(gains_KT)
@@ -96,7 +131,7 @@ class MetricProcesses:
         variance_KT = torch.from_numpy(excess(noise_KT / self.spread_T) ** 2)
         self.model = ModelListGP(
             *(
-                fitted(unit_KN[told_K], gains_K[told_K], variance_K[told_K])
+                fitted(unit_KN[told_K], gains_K[told_K], variance_K[told_K], FallingMean(box_N2, parts=parts))
                 for told_K, gains_K, variance_K in zip(told_KT.T, gains_KT.T, variance_KT.T, strict=True)
             )
         )
@@ -109,12 +144,13 @@ class MetricProcesses:
         return np.asarray(self.centre_T + self.sign_T * gains_PT.numpy() * self.spread_T)
 
 
-def fitted(unit_KN: torch.Tensor, gains_K: torch.Tensor, variance_K: torch.Tensor) -> SingleTaskGP:
-    """A metric's process; known variances, and one more that is learned.
+def fitted(
+    unit_KN: torch.Tensor, gains_K: torch.Tensor, variance_K: torch.Tensor, mean: gpytorch.means.Mean
+) -> SingleTaskGP:
+    """A metric's process around a mean; known variances, and one more that is learned.
 
     A fit that ends early, as on metrics that are quadratics without noise, leaves the best parameters until there.
     """
-    kernel = quadratic_and_radial(unit_KN.shape[1])
     common = get_gaussian_likelihood_with_lognormal_prior().noise_covar
     likelihood = FixedNoiseGaussianLikelihood(
         variance_K + SMALLEST_NOISE**2,
@@ -122,9 +158,16 @@ def fitted(unit_KN: torch.Tensor, gains_K: torch.Tensor, variance_K: torch.Tenso
         noise_prior=common.noise_prior,
         noise_constraint=common.raw_noise_constraint,
     )
-    model = SingleTaskGP(unit_KN, gains_K[:, None], likelihood=likelihood, covar_module=kernel, outcome_transform=None)
+    model = SingleTaskGP(
+        unit_KN,
+        gains_K[:, None],
+        likelihood=likelihood,
+        covar_module=quadratic_and_radial(unit_KN.shape[1]),
+        mean_module=mean,
+        outcome_transform=None,
+    )
     likelihood_of_data = ExactMarginalLogLikelihood(likelihood, model)
-    by_logarithm = ("raw_outputscale", "raw_offset")
+    by_logarithm = ("raw_outputscale", "raw_offset", "raw_fall")
     bounds: Any = {name: LOG_BOUNDS for name, _ in likelihood_of_data.named_parameters() if name.endswith(by_logarithm)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BotorchWarning)

@@ -19,6 +19,9 @@ from mergecore.search.sampled import without
 from mergecore.section import known as known_name
 from mergecore.surrogates import QuadraticFit
 
+FEW_MODELS = 2
+"""Whose box is little larger than the convex hull of base and models."""
+
 
 class BayesianMapOptions(SearchOptions):
     """``search:`` of the config for Bayesian MAP."""
@@ -29,7 +32,8 @@ class BayesianMapOptions(SearchOptions):
     batch: int = Field(3, ge=1, description="Of every further round.")
     sampler: Literal["auto", "sobol", "uniform", "simplex"] = Field(
         "auto",
-        description="Of the first round; auto: around the convex hull of base and models where box and merge allow.",
+        description="Of the first round; auto: around the convex hull of base and models where box and merge allow, "
+        "and where there are more than two models.",
     )
     acquisition: str = Field(
         "auto", description=f"One of: {', '.join(ACQUISITIONS)}; auto: hypervolume, past four objectives front."
@@ -92,7 +96,8 @@ class BayesianMapSearch(MapSearch):
     def first(self) -> np.ndarray:
         """The candidates of the first round, [K, N]. Base and single models are seldom on a front, so none is one."""
         low_N, high_N = self.box_N2.T
-        if self.options.sampler == "auto" and not self.objectives.parts and (low_N <= 0).all() and (high_N >= 1).all():
+        around = self.models > FEW_MODELS and not self.objectives.parts and (low_N <= 0).all() and (high_N >= 1).all()
+        if self.options.sampler == "auto" and around:
             return np.minimum(near_models(self.initial, models=self.models, seed=self.options.seed), high_N)
         sampler = "sobol" if self.options.sampler == "auto" else self.options.sampler
         return sample(sampler, self.initial, box=self.first_box(), seed=self.options.seed, anchors=False)

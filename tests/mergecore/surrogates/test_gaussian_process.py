@@ -148,6 +148,6 @@ def test_whatever_was_evaluated_there_is_a_prediction(seed: int, count: int, kin
         metrics_KT += random.normal(size=metrics_KT.shape)
     found_PT = processes(c_KN, metrics_KT).predict(points(8, 0))
     assert np.isfinite(found_PT).all()
-    span_T = np.ptp(metrics_KT, axis=0) + 1e-3 * np.abs(metrics_KT).max(axis=0)
+    span_T = np.ptp(metrics_KT, axis=0) + 1e-3 * np.maximum(np.abs(metrics_KT).max(axis=0), 1)
     assert (found_PT > metrics_KT.min(axis=0) - 10 * span_T).all()
     assert (found_PT < metrics_KT.max(axis=0) + 10 * span_T).all()

@@ -12,6 +12,7 @@ Shape suffixes: N models, G blocks, P stored elements.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
@@ -28,23 +29,17 @@ Loss = Callable[[Evaluator, Candidate], torch.Tensor]
 
 
 class Networks:
-    """The networks of a study's tasks at one merged model after the other, ready to be differentiated.
+    """The networks of a study's tasks at one merged model after the other.
 
     Args:
         study: a prepared study over task vectors.
         threads: torch threads of this process; as many as there are already by default.
-        checkpoint_activations: keep only what goes into each block of a network, and compute the rest of its
-            activations again for the backward pass.
     """
 
-    def __init__(self, study: Study, *, threads: int | None = None, checkpoint_activations: bool = False) -> None:
-        self._study, self._checkpoint = study, checkpoint_activations
+    def __init__(self, study: Study, *, threads: int | None = None) -> None:
+        self._study = study
         self._candidates = CandidateEvaluator(study, threads=threads or torch.get_num_threads())
         self._coefficients = np.zeros(len(study.models))
-        self._bound: set[int] = set()
-        buffer = self._candidates.weights_P
-        self._places = {entry.offset: index for index, entry in enumerate(self._candidates.matrix.layout.entries)}
-        self._storage, self._start = buffer.untyped_storage().data_ptr(), int(buffer.storage_offset())
 
     @property
     def evaluators(self) -> CandidateEvaluator:
@@ -59,6 +54,24 @@ class Networks:
     def candidate(self, measured: int) -> Candidate:
         """The candidate in the buffer, with the head of one task."""
         return self._candidates.candidate(self._coefficients, self._study.measured[measured].head, gradients=True)
+
+
+class DifferentiatedNetworks(Networks, ABC):
+    """Networks whose losses have gradients.
+
+    Args:
+        study, threads: as for `Networks`.
+        checkpoint_activations: keep only what goes into each block of a network, and compute the rest of its
+            activations again for the backward pass.
+    """
+
+    def __init__(self, study: Study, *, threads: int | None = None, checkpoint_activations: bool = False) -> None:
+        super().__init__(study, threads=threads)
+        self._checkpoint = checkpoint_activations
+        self._bound: set[int] = set()
+        buffer = self._candidates.weights_P
+        self._places = {entry.offset: index for index, entry in enumerate(self._candidates.matrix.layout.entries)}
+        self._storage, self._start = buffer.untyped_storage().data_ptr(), int(buffer.storage_offset())
 
     def differentiate(self, measured: int, loss_of: Loss) -> float:
         """A forward and a backward pass of one task's loss, which it returns.
@@ -81,12 +94,12 @@ class Networks:
                 loss.backward()
         return float(loss.detach())
 
+    @abstractmethod
     def bind(self, parameter: torch.nn.Parameter, index: int) -> None:
         """Say what becomes of the gradient of a parameter that is the tensor of one entry of the layout."""
-        raise NotImplementedError
 
 
-class MergedGradients(Networks):
+class MergedGradients(DifferentiatedNetworks):
     """Differentiates losses in the merged weights.
 
     Args:
@@ -125,7 +138,7 @@ class MergedGradients(Networks):
         parameter.grad = self.gradient_P[offset : offset + parameter.numel()].view(parameter.shape)
 
 
-class CoefficientGradients(Networks):
+class CoefficientGradients(DifferentiatedNetworks):
     """Differentiates losses in the coefficients of some blocks of the merge.
 
     Tensors of no block keep the coefficients of `merge_all`; their gradients are not even computed.
@@ -133,7 +146,7 @@ class CoefficientGradients(Networks):
     Args:
         study: a prepared study over task vectors.
         block_of: name of a tensor to its block, None where it has none.
-        threads, checkpoint_activations: as for `Networks`.
+        threads, checkpoint_activations: as for `DifferentiatedNetworks`.
 
     Attributes:
         blocks: the G blocks that there are tensors of.

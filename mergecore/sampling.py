@@ -97,9 +97,21 @@ def checked_box(box: ArrayLike | Sequence[Sequence[float]]) -> np.ndarray:
     return box_N2
 
 
+def single_models(box_N2: np.ndarray) -> np.ndarray:
+    """The single models (one-hot) that lie in the box, [M, N].
+
+    >>> single_models(np.array([[0.0, 1.0], [0.0, 0.5]]))
+    array([[1., 0.]])
+    """
+    return _inside(np.eye(len(box_N2)), box_N2)
+
+
 def _anchors(box_N2: np.ndarray) -> np.ndarray:
-    points = np.concatenate([np.zeros((1, len(box_N2))), np.eye(len(box_N2))])
-    return points[((points >= box_N2[:, 0]) & (points <= box_N2[:, 1])).all(axis=1)]
+    return np.concatenate([_inside(np.zeros((1, len(box_N2))), box_N2), single_models(box_N2)])
+
+
+def _inside(points_KN: np.ndarray, box_N2: np.ndarray) -> np.ndarray:
+    return points_KN[((points_KN >= box_N2[:, 0]) & (points_KN <= box_N2[:, 1])).all(axis=1)]
 
 
 def _uniform(count: int, models: int, generator: np.random.Generator) -> np.ndarray:

@@ -172,7 +172,7 @@ class WorkerPool:
             return
         import ray
 
-        self._start(ray, len(jobs))
+        self._start(ray)
         reference = self._send(ray, subject)
         waiting = deque(jobs)
         queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._running()}
@@ -233,7 +233,7 @@ class WorkerPool:
                 result, _, worker = ray.get(reference)
                 on_result(jobs[reference], result, worker)
 
-    def _start(self, ray: Any, jobs: int) -> None:
+    def _start(self, ray: Any) -> None:
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that the config does not ask for
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -248,7 +248,6 @@ class WorkerPool:
                 reason = str(error).strip().splitlines()[0].rstrip(".")
                 raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
             self._started_ray = True
-        self._grow(ray, jobs)
 
     def _grow(self, ray: Any, jobs: int) -> None:
         """More actors where there is work for them and a cluster, which may have grown, has room."""

@@ -24,6 +24,7 @@ from mergecore.acquisitions.base import MOST_OBJECTIVES, Acquisition, Known
 from mergecore.acquisitions.front import FrontPoints
 from mergecore.errors import NumericalError
 from mergecore.options import PluginOptions
+from mergecore.sampling import single_models
 from mergecore.surrogates.gaussian_process import MetricProcesses, to_unit
 from mergecore.surrogates.least_squares import parameter_count
 
@@ -136,13 +137,11 @@ def reference_point(processes: MetricProcesses, *, parts: bool) -> torch.Tensor:
         processes: of the metrics.
         parts: whether coefficients are of parts of one merge, so that there are no single models.
     """
-    low_N, high_N = processes.box_N2.T
-    single_NN = np.eye(len(low_N))
-    inside_N = ((single_NN >= low_N) & (single_NN <= high_N)).all(axis=1)
+    single_MN = single_models(processes.box_N2)
     best_T, worst_T = processes.gains_KT.max(dim=0).values, processes.gains_KT.min(dim=0).values
-    if parts or not inside_N.any():
+    if parts or not len(single_MN):
         return worst_T - 0.1 * (best_T - worst_T)
-    unit_MN = torch.from_numpy(to_unit(single_NN[inside_N], processes.box_N2))
+    unit_MN = torch.from_numpy(to_unit(single_MN, processes.box_N2))
     with torch.no_grad():
         predicted_T = processes.model.posterior(unit_MN).mean.min(dim=0).values
     return torch.minimum(predicted_T, best_T - LEAST_ROOM)

@@ -131,7 +131,9 @@ def reference_point(processes: MetricProcesses, *, parts: bool) -> torch.Tensor:
     """Gains [T] below which no hypervolume counts: the worst of the single models on each task, as predicted.
 
     Merges that are worse than every model on some task are of no use, and hypervolume from far below would be found
-    among them. Where the box holds no single model, it is what is a little worse than anything that was evaluated.
+    among them. Where the prediction is unsure it is lower, by a standard deviation, since what is between it and the
+    true one would never be looked for. Where the box holds no single model, it is what is a little worse than anything
+    that was evaluated.
 
     Args:
         processes: of the metrics.
@@ -143,5 +145,6 @@ def reference_point(processes: MetricProcesses, *, parts: bool) -> torch.Tensor:
         return worst_T - 0.1 * (best_T - worst_T)
     unit_MN = torch.from_numpy(to_unit(single_MN, processes.box_N2))
     with torch.no_grad():
-        predicted_T = processes.model.posterior(unit_MN).mean.min(dim=0).values
+        posterior: Any = processes.model.posterior(unit_MN)
+        predicted_T = (posterior.mean - posterior.variance.sqrt()).min(dim=0).values
     return torch.minimum(predicted_T, best_T - LEAST_ROOM)

@@ -17,9 +17,9 @@ def metrics(c_KN: np.ndarray) -> np.ndarray:
     return np.stack([accuracy, 2 + c_KN[:, 0] - c_KN[:, 1], np.full(len(c_KN), 0.3)], axis=1)
 
 
-def processes(low: float, high: float) -> MetricProcesses:
+def processes(low: float, high: float, count: int = 24) -> MetricProcesses:
     box_N2 = np.array([[low, high]] * 2)
-    c_KN = sample("sobol", 24, box=box_N2, seed=0, anchors=False)
+    c_KN = sample("sobol", count, box=box_N2, seed=0, anchors=False)
     metrics_KT = metrics(c_KN)
     return MetricProcesses(c_KN, metrics_KT, np.full_like(metrics_KT, np.nan), box_N2, [True, False, True])
 
@@ -30,6 +30,14 @@ def test_it_is_the_worst_of_the_single_models() -> None:
     found_T = made.centre_T + made.sign_T * gains_T * made.spread_T
     single_NT = metrics(np.eye(2))
     np.testing.assert_allclose(found_T[:2], [single_NT[:, 0].min(), single_NT[:, 1].max()], atol=0.02)
+
+
+def test_it_is_lower_where_the_prediction_is_unsure() -> None:
+    made = processes(-0.25, 1.25, count=5)
+    found_T = made.centre_T + made.sign_T * reference_point(made, parts=False).numpy() * made.spread_T
+    predicted_NT = made.predict(np.eye(2))
+    assert found_T[0] < predicted_NT[:, 0].min() - 0.01
+    assert found_T[1] > predicted_NT[:, 1].max() + 0.01
 
 
 def test_there_is_room_where_nothing_differs() -> None:

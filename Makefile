@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/.installed
 	$(BIN)/mergecore quickstart
 
+# two files at a time; one thread each, or two would be slower than one
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # the default suite and what is too long for it
 test-all: $(VENV)/.installed-test

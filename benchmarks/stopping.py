@@ -34,7 +34,7 @@ STOP = StopConfig()
 NOTE = f"""\
 Bayesian MAP with the usual tolerances (hypervolume {STOP.hypervolume}, gap {STOP.gap}, front {STOP.front}, \
 {STOP.rounds} rounds). *Cost*: hypervolume lost against all samples, as a share, plus {STOP.hypervolume} for each \
-round's worth of candidates; the best fixed number is chosen in hindsight over the same {SEEDS[2]} seeds. *Ratio*: \
+round's worth of candidates; the best fixed number is chosen in hindsight over the same seeds. *Ratio*: \
 mean cost of stopping by itself, over that of the best fixed number."""
 
 
@@ -62,7 +62,7 @@ def competing(name: str) -> dict[str, object]:
     with Measurer(study) as measurer:
         arena = Arena(study, measurer)
         volume = arena.volume()
-        for seed in range(SEEDS[2]):
+        for seed in range(SEEDS[models]):
             trace = kept_trace(arena, OURS[0], methods(models)[OURS[0]], budget, seed)
             stops.append(stopped_at(arena, trace, seed))
             grown = [volume(trace[1][:k]) for k in range(1, budget + 1)]

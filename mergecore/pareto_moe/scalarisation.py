@@ -10,15 +10,13 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
-from scipy.optimize import linprog
+from scipy.optimize import linprog, nnls
 
 from mergecore.errors import NumericalError
 from mergecore.registry import Registry
 
 BALANCED = 1e-4
 """Non-uniformity below which exact Pareto search descends (the authors' epsilon)."""
-FRANK_WOLFE_STEPS = 250
-TOLERANCE = 1e-12
 
 
 class Scalarisation(ABC):
@@ -156,34 +154,17 @@ def exact_pareto_weights(losses_T: np.ndarray, preference_T: np.ndarray, gram_TT
 
 
 def min_norm_weights(gram_TT: np.ndarray) -> np.ndarray:
-    """Weights w on the simplex with the least wᵀ G w, by Frank-Wolfe steps away from and towards its corners.
+    """Weights w on the simplex with the least wᵀ G w, exactly, by non-negative least squares (Lawson and Hanson, 1974).
 
-    Away steps make it converge linearly, so that it ends at rounding for the few tasks there are.
+    With G = BᵀB, the u >= 0 of the least |B u|² + (1ᵀu - 1)² is a multiple of w: of u = s w the best s leaves
+    q / (1 + q), which grows with q = wᵀ G w.
     """
     g_TT = np.asarray(gram_TT, dtype=np.float64)
     g_TT = g_TT / max(float(np.abs(g_TT).max()), np.finfo(np.float64).tiny)
-    w_T = np.zeros(len(g_TT))
-    w_T[int(np.diag(g_TT).argmin())] = 1.0
-    for _ in range(FRANK_WOLFE_STEPS * len(g_TT)):
-        slope_T = g_TT @ w_T
-        towards = int(slope_T.argmin())
-        used = np.flatnonzero(w_T > 0)
-        away = int(used[slope_T[used].argmax()])
-        level = float(w_T @ slope_T)
-        if slope_T[away] - slope_T[towards] <= TOLERANCE:
-            break
-        if level - slope_T[towards] >= slope_T[away] - level:
-            direction_T, longest = -w_T.copy(), 1.0
-            direction_T[towards] += 1.0
-        else:
-            direction_T = w_T.copy()
-            direction_T[away] -= 1.0
-            longest = w_T[away] / max(1.0 - w_T[away], np.finfo(np.float64).tiny)
-        curvature = float(direction_T @ g_TT @ direction_T)
-        step = -float(slope_T @ direction_T) / curvature if curvature > 0 else longest
-        w_T = np.maximum(w_T + min(max(step, 0.0), longest) * direction_T, 0.0)
-        w_T /= w_T.sum()
-    return w_T
+    values_T, vectors_TT = np.linalg.eigh(g_TT)
+    b_TT = np.sqrt(np.maximum(values_T, 0.0))[:, None] * vectors_TT.T
+    u_T, _ = nnls(np.vstack([b_TT, np.ones(len(g_TT))]), np.append(np.zeros(len(g_TT)), 1.0))
+    return np.asarray(u_T / u_T.sum())
 
 
 def _shares(losses_T: np.ndarray, preference_T: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ def run(config: dict[str, Any], out: Path, **changes: Any) -> RunRecord:
     return read_run(FLOWS.get(study.search.method)(study, str(out)))
 
 
+@pytest.mark.slow
 def test_pairs_cut_a_round_and_runs_share_what_they_took(counted: CountedStudy, tmp_path) -> None:
     first = run(counted.config, tmp_path / "a", budget={"pairs": 17})
     assert sum(counted.calls.values()) == len(counted.calls) == 16  # eight on both tasks, and one pair left over
@@ -113,6 +114,7 @@ def test_too_few_minutes_are_an_error_that_keeps_everything(counted: CountedStud
     assert sum(counted.calls.values()) == 2  # one candidate, and a plane takes three
 
 
+@pytest.mark.slow
 def test_nested_map_is_stopped_in_the_middle_and_continued(three: dict[str, Any], counted, timed, monkeypatch) -> None:
     monkeypatch.setattr("tasks.evaluation.SLICE", 3)
     changes = {"search": {"method": "nested_map", "order": "given"}, "budget": {"minutes": 60}}

@@ -85,6 +85,7 @@ def test_the_front_of_a_search_is_measured_beside_its_choices(compared: dict[str
     assert front["real.q"].notna().sum() == 4  # front.verify
 
 
+@pytest.mark.slow
 def test_nothing_is_evaluated_twice_and_tables_are_the_same(
     compared: dict[str, Any], counted: CountedStudy, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_nothing_to_compare_is_one_sentence(compared: dict[str, Any], tmp_path: 
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_held_out_data_is_what_tables_show(pico_config: dict[str, Any], home: Path, tmp_path: Path) -> None:
     dataset = pico_config["tasks"][0]["dataset"]
     tasks = [{"name": name, "dataset": dataset} for name in ("first", "second")]
@@ -156,6 +158,7 @@ def test_everything_is_in_mlflow_and_prefect(compared: dict[str, Any], tmp_path:
     assert "data:image/png;base64," in Artifact.get(key="comparison").data
 
 
+@pytest.mark.slow
 def test_a_methods_point_becomes_a_checkpoint(pico_config: dict[str, Any], home: Path, tmp_path: Path) -> None:
     dataset = pico_config["tasks"][0]["dataset"]
     tasks = [{"name": name, "dataset": dataset} for name in ("first", "second")]

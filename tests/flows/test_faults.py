@@ -88,6 +88,7 @@ def check_same_front(one: Path, two: Path) -> None:
     assert (one / "surrogates.json").read_bytes() == (two / "surrogates.json").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(580)
 def test_kill_9_of_the_run(tmp_path: Path) -> None:
     disturbed = CountedStudy(tmp_path / "disturbed", sleep=0.05)

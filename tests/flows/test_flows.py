@@ -54,6 +54,7 @@ def test_second_run_evaluates_nothing_and_gives_the_same(counted: CountedStudy, 
     assert json.loads((second / "summary.json").read_text())["evaluations"]["new_pairs"] == 0
 
 
+@pytest.mark.slow
 def test_one_worker_or_two_same_bits(pico_config, home, tmp_path, monkeypatch) -> None:
     fronts = []
     for workers in (1, 2):
@@ -71,6 +72,7 @@ def test_direct_search_keeps_only_real_points(pico_config, home, tmp_path) -> No
     assert len(record.evaluations) == 14
 
 
+@pytest.mark.slow
 def test_data_is_decoded_by_the_first_run_alone(pico_config, home, tmp_path) -> None:
     for seed, expected in ((0, 80), (1, 0)):  # 40 examples to choose on, 40 held out
         search = {"method": "direct", "samples": 4, "seed": seed}
@@ -106,6 +108,7 @@ def test_a_worker_that_is_killed_is_replaced(counted: CountedStudy, tmp_path) ->
     assert (record.evaluations["status"] == "ok").all()
 
 
+@pytest.mark.slow
 def test_a_candidate_that_kills_every_worker_is_given_up(counted: CountedStudy, tmp_path) -> None:
     for task in counted.config["tasks"]:
         task["args"]["die_above"] = 0.9

@@ -103,8 +103,9 @@ def test_what_was_trained_and_measured_is_found(record: RunRecord, trained: Any,
 
 
 @in_process
+@pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("scalarisation", ["epo", pytest.param("ls", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scalarisation", ["epo", "ls"])
 def test_two_workers_train_as_one(pico_config: Any, tmp_path: Path, monkeypatch: Any, scalarisation: str) -> None:
     """To the bit, which is more than the 1e-6 that sums in another order would allow."""
     files = []

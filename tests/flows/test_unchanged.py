@@ -57,6 +57,7 @@ def test_nothing_changed_is_said_and_nothing_is_done(counted: CountedStudy, tmp_
     assert map_flow(other, out, return_state=True).name == "Unchanged"
 
 
+@pytest.mark.slow
 def test_changed_data_are_measured_again_and_no_other(pico_config: dict[str, Any], home: Path, tmp_path: Path) -> None:
     data = Path(pico_config["tasks"][0]["dataset"]["path"])
     own = shutil.copyfile(data, tmp_path / "own.npz")
@@ -74,6 +75,7 @@ def test_changed_data_are_measured_again_and_no_other(pico_config: dict[str, Any
     assert read_run(tmp_path / "out").summary["evaluations"]["known_pairs"] == 12
 
 
+@pytest.mark.slow
 def test_a_changed_model_leaves_the_pairs_of_others_known(three: dict[str, Any], tmp_path: Path) -> None:
     config = parse_config({**three, "search": {"method": "nested_map", "samples": 20, "order": "given"}})
     nested_map_flow(config, str(tmp_path / "out"))
@@ -86,6 +88,7 @@ def test_a_changed_model_leaves_the_pairs_of_others_known(three: dict[str, Any],
     assert again["new_pairs"] > 0
 
 
+@pytest.mark.slow
 def test_models_and_their_tasks_are_those_that_match(pico_config: dict[str, Any], home: Path, tmp_path: Path) -> None:
     teams = tmp_path / "teams"
     for name, source in zip(("cats", "dogs"), pico_config["models"], strict=True):

@@ -44,6 +44,7 @@ def test_another_seed_method_or_part_of_the_tasks_costs_nothing(counted: Counted
         assert np.array_equal(record.evaluated_coefficients(), known_KN)  # sorted
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_taken(counted: CountedStudy, tmp_path) -> None:
     run(counted.config, tmp_path / "first", budget={"pairs": 12})
     search = {"method": "map", "samples": 10, "seed": 5, "box": [0.0, 0.99]}  # single models lie outside

@@ -73,6 +73,7 @@ def test_workers_are_added_when_there_is_more_to_do(counted: CountedStudy, home:
     assert len(set(names)) == 2
 
 
+@pytest.mark.slow
 def test_workers_are_added_where_a_machine_joins_while_others_work(
     counted: CountedStudy, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

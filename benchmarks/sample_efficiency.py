@@ -387,7 +387,7 @@ errors of Bayesian MAP's mean: on digits:2 qLogNEHVI on its own processes, after
 evaluations by 0.005 at most (0.5 standard errors). On vision8:2 random points at 6 and 7 by 0.005 (0.2), and \
 qLogNEHVI from 25 on by 0.012 at most (1.9): three of ten searches do not meet a few merges whose accuracies on 200 \
 pictures are a little above what is around them. On text6:2, whose accuracies are on 48 texts, Sobol points at 7 to 16 \
-by 0.017 at most (1.6) and qLogNEHVI from 18 on by 0.013 at most (1.7).
+by 0.017 at most (1.6; 2.2 at 13) and qLogNEHVI from 18 on by 0.013 at most (1.7).
 
 *How far one can get.* Chosen greedily with all metrics known, noise too, 20 candidates of all that were ever \
 evaluated on digits:4 have 0.86 of their hypervolume, 40 have 0.91 and 60 have 0.93."""

@@ -96,6 +96,7 @@ def facts(run: Run) -> tuple[Any, ...]:
     return tuple(run.spent[name] for name in ("pairs", "minutes", "ended"))
 
 
+@pytest.mark.slow
 def test_minutes_end_a_round_between_slices(counted: CountedStudy, timed, monkeypatch) -> None:
     monkeypatch.setattr("tasks.evaluation.SLICE", 3)  # six candidates at a time with two workers: twelve minutes
     run_, (found,) = timed(counted.config, budget={"minutes": 13})

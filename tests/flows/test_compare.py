@@ -137,6 +137,7 @@ def test_held_out_data_is_what_tables_show(pico_config: dict[str, Any], home: Pa
     assert "other &lt;b&gt;" in (folder / "tables.md").read_text()
 
 
+@pytest.mark.slow
 def test_everything_is_in_mlflow_and_prefect(compared: dict[str, Any], tmp_path: Path) -> None:
     from mlflow import MlflowClient
     from prefect.artifacts import Artifact

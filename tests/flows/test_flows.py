@@ -188,6 +188,7 @@ def test_names_are_data_everywhere(counted: CountedStudy, tmp_path) -> None:
     assert list(record.front.columns[:2]) == [f"c.{name}" for name in names]
 
 
+@pytest.mark.slow
 def test_nested_map_evaluates_only_what_its_pairs_need(three: dict[str, Any], counted: CountedStudy, tmp_path) -> None:
     changes = {"search": {"method": "nested_map", "order": "given"}, "front": {**three["front"], "verify": 0}}
     folder = run(three, tmp_path / "out", **changes)

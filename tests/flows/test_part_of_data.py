@@ -29,6 +29,7 @@ def evaluated(home: Path) -> dict[int, int]:
         return dict(rows.fetchall())
 
 
+@pytest.mark.slow
 def test_counts_estimates_and_what_later_runs_share(pico_config: dict[str, Any], home: Path, tmp_path: Path) -> None:
     pico_config["tasks"] = [
         {**task, "dataset": {k: v for k, v in task["dataset"].items() if k != "test_split"} | {"seed": t}}

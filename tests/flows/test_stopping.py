@@ -68,6 +68,7 @@ def test_bayesian_rounds_are_kept_and_logged_with_their_fronts(counted: CountedS
     assert {"evaluations.json", "front.json"} <= {f.path for f in client.list_artifacts(third.info.run_id)}
 
 
+@pytest.mark.slow
 def test_one_task_twice_is_no_trade_off_and_ends_early(counted: CountedStudy, tmp_path: Path) -> None:
     tasks = [{**counted.config["tasks"][0], "name": name} for name in ("one", "two")]
     search = {"method": "bayesian_map", "samples": 60, "acquisition": "front"}

@@ -128,6 +128,7 @@ def test_stars_that_stand_for_nothing(pico_config: dict[str, Any], changes: dict
         parse_config({**pico_config, **changes})
 
 
+@pytest.mark.slow
 def test_a_run_that_ran_out_of_time_goes_on(counted: CountedStudy, tmp_path: Path) -> None:
     config, out = parse_config(counted.config), tmp_path / "out"
     map_flow(config, str(out))

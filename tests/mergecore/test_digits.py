@@ -237,6 +237,7 @@ def test_interrupted_training_leaves_nothing_behind_and_is_resumed(tmp_path: Pat
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_recipe")
 def test_two_processes_at_once_agree_to_the_bit_and_stay_silent(tmp_path: Path) -> None:
     script = f"""

@@ -61,6 +61,7 @@ def test_a_signal_ends_the_loop(study: Study, counted: CountedStudy, lost: bool)
     assert len(results) > 20
 
 
+@pytest.mark.slow
 def test_workers_are_added_when_there_is_more_to_do(counted: CountedStudy, home: Path) -> None:
     slow = CountedStudy(counted.folder, sleep=0.6)  # so that the second worker starts before the first has done it all
     study = prepare(parse_config(slow.config), home)

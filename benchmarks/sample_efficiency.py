@@ -340,11 +340,11 @@ NOTE = f"""\
 Share of the hypervolume of everything that all methods together evaluated with one seed (mean over the seeds), \
 against the worst single model on each task; real metrics on validation data; mean ± deviation over seeds ({SEEDS[2]} \
 at N = 2, {SEEDS[4]} at N = 3 and 4, {SEEDS[8]} at N = 8) of the search on the same models. *For 95 %*: median number \
-of evaluated coefficient vectors. Bayesian MAP and qLogNEHVI propose {BATCHES[2]} a round ({BATCHES[8]} \
-at N = 8) after 2 (N + 1) first ones; at N = 8 rivals go on to {LONGER[8]}, \
-but for BoTorch's (qLogNParEGO takes minutes a round), which is left out. \
-*MAP, half verified* is a run of its own for each budget: half samples, half points of its front. *Nested MAP* is one \
-for each number of samples a pair; only what it measured on all tasks counts, and its cost is (coefficients, task) \
+of evaluated coefficient vectors. Bayesian MAP and qLogNEHVI propose {BATCHES[2]} a round ({BATCHES[8]} at N = 8) \
+after 2 (N + 1) first ones; at N = 8 rivals go on to {LONGER[8]}, but for BoTorch's (qLogNParEGO takes minutes a \
+round), which is left out. *MAP, half verified* is a run of its own for each budget: half samples, half points of its \
+front. *Nested MAP* is one for each number of samples a pair; only what it measured on all tasks counts, and its cost \
+is (coefficients, task) \
 evaluations / N. Accuracies on few examples are noisy, and the reference takes the best of all noise, so 99 % may be \
 out of everybody's reach.
 

@@ -17,6 +17,8 @@ from mergecore.registry import Registry
 
 BALANCED = 1e-4
 """Non-uniformity below which exact Pareto search descends (the authors' epsilon)."""
+LEAST_SQUARES_STEPS = 100
+"""Of each task; gradients of very different lengths take more than scipy's 3."""
 
 
 class Scalarisation(ABC):
@@ -163,7 +165,9 @@ def min_norm_weights(gram_TT: np.ndarray) -> np.ndarray:
     g_TT = g_TT / max(float(np.abs(g_TT).max()), np.finfo(np.float64).tiny)
     values_T, vectors_TT = np.linalg.eigh(g_TT)
     b_TT = np.sqrt(np.maximum(values_T, 0.0))[:, None] * vectors_TT.T
-    u_T, _ = nnls(np.vstack([b_TT, np.ones(len(g_TT))]), np.append(np.zeros(len(g_TT)), 1.0))
+    tasks = len(g_TT)
+    wanted = np.append(np.zeros(tasks), 1.0)
+    u_T, _ = nnls(np.vstack([b_TT, np.ones(tasks)]), wanted, maxiter=LEAST_SQUARES_STEPS * tasks)
     return np.asarray(u_T / u_T.sum())
 
 

@@ -39,10 +39,9 @@ LOG_BOUNDS = (-9.0, 4.0)
 """Of variances, offset and fall: wider than their priors by far, and no covariance is singular within."""
 FIT_STEPS = 75
 """Of the marginal likelihood's maximisation, at most."""
-MEDIANS = {1: (0.3, 1.0), 2: (0.3, 1.0)}
-"""Expected variances of the quadratic and of the deviation by models, else `MEDIANS_OF_MANY`."""
-MEDIANS_OF_MANY = (3.0, 0.5)
-"""The more models, the more of what is unknown is quadratic; see benchmarks/results/sample_efficiency.md."""
+MEDIANS_OF_FEW, MEDIANS_OF_MANY = (0.3, 1.0), (3.0, 0.5)
+"""Expected variances of the quadratic and of the deviation, of up to two models and of more: the more there are, the
+more of what is unknown is quadratic; see benchmarks/results/sample_efficiency.md."""
 
 
 class FallingMean(gpytorch.means.Mean):
@@ -80,7 +79,7 @@ def quadratic_and_radial(models: int) -> Kernel:
     """A random quadratic's covariance plus a radial one, over the unit box of N dimensions, in units of the spread."""
     quadratic = PolynomialKernel(power=2, offset_prior=LogNormalPrior(0.0, 1.0), offset_constraint=positive())
     radial = get_covar_module_with_dim_scaled_prior(ard_num_dims=models)
-    of_quadratic, of_radial = MEDIANS.get(models, MEDIANS_OF_MANY)
+    of_quadratic, of_radial = MEDIANS_OF_FEW if models <= 2 else MEDIANS_OF_MANY
     return scaled(quadratic, median=of_quadratic) + scaled(radial, median=of_radial)
 
 

@@ -125,6 +125,27 @@ def test_min_norm_weights_are_those_of_a_quadratic_programme(seed: int, tasks: i
     assert found @ gram @ found <= min(solved) + 1e-6 * scale
 
 
+@settings(max_examples=100, deadline=None)
+@given(seeds, st.integers(2, 12), st.sampled_from(["equal", "nearly equal", "lengths", "opposed"]))
+def test_min_norm_weights_of_difficult_gradients(seed: int, tasks: int, kind: str) -> None:
+    """No task falls short of the common descent: (G w)_t >= wᵀ G w for every t, which only the optimum has."""
+    random = np.random.default_rng(seed)
+    gradients = random.normal(size=(random.integers(1, tasks + 3), tasks))
+    if kind == "equal":
+        gradients[:] = gradients[:, :1]
+    if kind == "nearly equal":
+        gradients[:] = gradients[:, :1] + 1e-9 * gradients
+    if kind == "lengths":
+        gradients *= 10 ** random.uniform(-8, 8, size=tasks)
+    if kind == "opposed":
+        gradients[:, 0] = -gradients[:, 1:].sum(axis=1)
+    gram = gradients.T @ gradients
+    w = min_norm_weights(gram)
+    assert w.min() >= 0
+    assert w.sum() == pytest.approx(1)
+    assert w @ gram @ w - (gram @ w).min() <= 1e-12 * np.abs(gram).max()
+
+
 def test_min_norm_of_two_is_the_closed_form() -> None:
     one, two = np.array([2.0, 0.0]), np.array([0.0, 1.0])
     gram = np.array([[one @ one, one @ two], [two @ one, two @ two]])

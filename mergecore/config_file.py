@@ -120,7 +120,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"the key {where!r} is missing."
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{where}: {message}." if place and first["type"] != "value_error" else f"{message}."
+    message += "" if message.endswith("?") else "."
+    return f"{where}: {message}" if place and first["type"] != "value_error" else message
 
 
 def _keys_at(place: list[str], location: tuple[Any, ...]) -> list[str]:

@@ -94,6 +94,7 @@ def test_faults_are_one_sentence(path: str, value: Any, message: str) -> None:
         parse_config(changed(path, value))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "?." not in str(caught.value)
 
 
 def test_missing_key() -> None:

@@ -28,8 +28,6 @@ from mergecore.sampling import single_models
 from mergecore.surrogates.gaussian_process import MetricProcesses, to_unit
 from mergecore.surrogates.least_squares import parameter_count
 
-VERIFY = {2: 3}
-"""By objectives: along a line improvement settles on parts of it, on surfaces it has enough to find."""
 STEPS = 60
 """Most steps of the maximisation from each start."""
 DRAWS = {3: 32, 4: 16}
@@ -46,18 +44,14 @@ class HypervolumeOptions(PluginOptions):
     )
     restarts: int = Field(4, ge=1, description="Starts of its maximisation.")
     candidates: int = Field(128, ge=1, description="Points that these starts are chosen from.")
-    verify: int | None = Field(
-        None,
-        ge=0,
-        description="Every so many candidates one on the predicted front; default: 3, past 2 objectives none.",
-    )
+    verify: int = Field(0, ge=0, description="Every so many candidates one on the predicted front; 0: none.")
 
 
 class ExpectedHypervolume(Acquisition):
     """The candidates that are expected to add most hypervolume, given those that are pending.
 
-    With two objectives some are points of the front that the quadratics predict: improvement alone can settle on a part
-    of it, and what is verified corrects both models.
+    Where the user wants, some are points of the front that the quadratics predict: what is verified corrects both
+    models.
     """
 
     Options: ClassVar[type[PluginOptions]] = HypervolumeOptions
@@ -65,7 +59,7 @@ class ExpectedHypervolume(Acquisition):
     def propose(self, known: Known, count: int, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """One after the other, each given those before it; points of the front last."""
         models = len(known.box_N2)
-        verified = self._verified(len(known.coefficients_KN) + len(known.pending_QN), models, len(known.fits), count)
+        verified = self._verified(len(known.coefficients_KN) + len(known.pending_QN), models, count)
         found_QN, facts = np.empty((0, models)), dict[str, Any]()
         if verified < count:
             found_QN, facts = self._improving(known, count - verified, seed)
@@ -75,12 +69,12 @@ class ExpectedHypervolume(Acquisition):
             found_QN, facts = np.concatenate([found_QN, points_QN]), facts | of_front
         return found_QN, facts
 
-    def _verified(self, before: int, models: int, tasks: int, count: int) -> int:
+    def _verified(self, before: int, models: int, count: int) -> int:
         """How many of the next candidates are points of the front; the same however they are batched.
 
         None before the quadratics have twice as many evaluations as parameters: their fronts are not worth it yet.
         """
-        every = self.options.verify if self.options.verify is not None else VERIFY.get(tasks, 0)
+        every = self.options.verify
         if not every or before < 2 * parameter_count(models):
             return 0
         return (before + count) // every - before // every

@@ -3,9 +3,10 @@
 A metric is modelled as an unknown quadratic of the coefficients plus a smooth deviation from it (universal kriging):
 the covariance is that of a quadratic with random parameters, (x·x' + c)², plus a radial one. Where little was evaluated
 the quadratic speaks, as in MAP; where much was, the deviation does; and as both are inferred together, the process is
-unsure of the quadratic too. Its mean falls with the squared sum of the coefficients. How large each is, and the noise,
-are learned (marginal likelihood and priors). Models of all metrics are BoTorch's, maximised, in units of the metric's
-own spread.
+unsure of the quadratic too. What is left is rough, a third covariance that ends within a twentieth of the box, rather
+than noise: all candidates see the same examples, so a metric that is a little higher by chance stays so, and a search
+can look for such. Its mean falls with the squared sum of the coefficients. How large each is is learned (marginal
+likelihood and priors). Models of all metrics are BoTorch's, maximised, in units of the metric's own spread.
 
 Shape suffixes: K evaluations, N coefficients, T objectives, P points.
 """
@@ -22,13 +23,10 @@ import numpy as np
 import torch
 from botorch.exceptions.warnings import BotorchWarning
 from botorch.models import ModelListGP, SingleTaskGP
-from botorch.models.utils.gpytorch_modules import (
-    get_covar_module_with_dim_scaled_prior,
-    get_gaussian_likelihood_with_lognormal_prior,
-)
+from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
 from botorch.optim.fit import fit_gpytorch_mll_scipy
 from gpytorch.constraints import GreaterThan
-from gpytorch.kernels import Kernel, PolynomialKernel, ScaleKernel
+from gpytorch.kernels import Kernel, MaternKernel, PolynomialKernel, ScaleKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
@@ -39,9 +37,11 @@ LOG_BOUNDS = (-9.0, 4.0)
 """Of variances, offset and fall: wider than their priors by far, and no covariance is singular within."""
 FIT_STEPS = 75
 """Of the marginal likelihood's maximisation, at most."""
-MEDIANS_OF_FEW, MEDIANS_OF_MANY = (0.3, 1.0), (3.0, 0.5)
+MEDIANS_OF_FEW, MEDIANS_OF_MANY = (0.3, 10.0), (3.0, 0.5)
 """Expected variances of the quadratic and of the deviation, of up to two models and of more: the more there are, the
 more of what is unknown is quadratic; see benchmarks/results/sample_efficiency.md."""
+ROUGH_LENGTH, ROUGH_MEDIAN = 0.05, math.exp(-4)
+"""Of the unit box: what is further apart shares nothing rough; and its expected variance, BoTorch's for noise."""
 
 
 class FallingMean(gpytorch.means.Mean):
@@ -75,18 +75,27 @@ class FallingMean(gpytorch.means.Mean):
         return self.raw_constant - self.fall * (self._low + unit @ self._side_N) ** 2
 
 
-def quadratic_and_radial(models: int) -> Kernel:
-    """A random quadratic's covariance plus a radial one, over the unit box of N dimensions, in units of the spread."""
+def nearly_quadratic(models: int) -> Kernel:
+    """Covariances of a random quadratic, a smooth deviation and what is rough, over the unit box of N dimensions."""
     quadratic = PolynomialKernel(power=2, offset_prior=LogNormalPrior(0.0, 1.0), offset_constraint=positive())
     radial = get_covar_module_with_dim_scaled_prior(ard_num_dims=models)
     of_quadratic, of_radial = MEDIANS_OF_FEW if models <= 2 else MEDIANS_OF_MANY
-    return scaled(quadratic, median=of_quadratic) + scaled(radial, median=of_radial)
+    rough = MaternKernel(nu=0.5)
+    rough.lengthscale = ROUGH_LENGTH
+    rough.raw_lengthscale.requires_grad_(False)
+    smooth = scaled(quadratic, median=of_quadratic) + scaled(radial, median=of_radial)
+    return smooth + scaled(rough, median=ROUGH_MEDIAN)
 
 
 def scaled(kernel: Kernel, *, median: float) -> ScaleKernel:
-    """The kernel times a variance that is learned, of which the median is expected."""
+    """The kernel times a variance that is learned, of which the median is expected.
+
+    Learning starts at no more than 1: from large variances it ends at long lengths where short ones explain more.
+    """
     prior = LogNormalPrior(math.log(median), 1.0)
-    return ScaleKernel(kernel, outputscale_prior=prior, outputscale_constraint=positive())
+    found = ScaleKernel(kernel, outputscale_prior=prior, outputscale_constraint=positive())
+    found.outputscale = min(median, 1.0)
+    return found
 
 
 def positive() -> GreaterThan:
@@ -151,22 +160,16 @@ class MetricProcesses:
 def fitted(
     unit_KN: torch.Tensor, gains_K: torch.Tensor, variance_K: torch.Tensor, mean: gpytorch.means.Mean
 ) -> SingleTaskGP:
-    """A metric's process around a mean; known variances, and one more that is learned.
+    """A metric's process around a mean, with known variances of noise.
 
     A fit that ends early, as on metrics that are quadratics without noise, leaves the best parameters until there.
     """
-    common = get_gaussian_likelihood_with_lognormal_prior().noise_covar
-    likelihood = FixedNoiseGaussianLikelihood(
-        variance_K + SMALLEST_NOISE**2,
-        learn_additional_noise=True,
-        noise_prior=common.noise_prior,
-        noise_constraint=common.raw_noise_constraint,
-    )
+    likelihood = FixedNoiseGaussianLikelihood(variance_K + SMALLEST_NOISE**2)
     model = SingleTaskGP(
         unit_KN,
         gains_K[:, None],
         likelihood=likelihood,
-        covar_module=quadratic_and_radial(unit_KN.shape[1]),
+        covar_module=nearly_quadratic(unit_KN.shape[1]),
         mean_module=mean,
         outcome_transform=None,
     )

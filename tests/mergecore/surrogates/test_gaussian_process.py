@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from mergecore.sampling import sample
 from mergecore.surrogates import fit_quadratic
-from mergecore.surrogates.gaussian_process import FallingMean, MetricProcesses, excess, quadratic_and_radial, to_unit
+from mergecore.surrogates.gaussian_process import (
+    ROUGH_LENGTH,
+    FallingMean,
+    MetricProcesses,
+    excess,
+    nearly_quadratic,
+    to_unit,
+)
 
 BOX_N2 = np.array([[-0.25, 1.0]] * 2)
 
@@ -32,19 +39,22 @@ def points(count: int, seed: int) -> np.ndarray:
     return sample("sobol", count, box=BOX_N2, seed=seed)
 
 
-def test_the_covariance_is_that_of_a_quadratic_and_a_radial_one() -> None:
-    kernel = quadratic_and_radial(3).double()
-    quadratic, radial = kernel.kernels
+def test_the_covariance_is_that_of_a_quadratic_a_smooth_deviation_and_a_rough_one() -> None:
+    kernel = nearly_quadratic(3).double()
+    quadratic, radial, rough = kernel.kernels
     x_KN = torch.rand(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         c, s, o = (float(v) for v in (quadratic.base_kernel.offset, quadratic.outputscale, radial.outputscale))
+        r = float(rough.outputscale)
         lengths = radial.base_kernel.lengthscale[0].tolist()
         found = kernel(x_KN).to_dense()
     for i, x in enumerate(x_KN.tolist()):
         for j, y in enumerate(x_KN.tolist()):
             product = sum(a * b for a, b in zip(x, y, strict=True))
             distance = sum(((a - b) / length) ** 2 for a, b, length in zip(x, y, lengths, strict=True))
-            assert found[i, j] == pytest.approx(s * (product + c) ** 2 + o * np.exp(-distance / 2))
+            apart = np.hypot.reduce(np.subtract(x, y)) / ROUGH_LENGTH
+            smooth = s * (product + c) ** 2 + o * np.exp(-distance / 2)
+            assert found[i, j] == pytest.approx(smooth + r * np.exp(-apart))
 
 
 @pytest.mark.parametrize("parts", [False, True])
@@ -78,6 +88,19 @@ def test_quadratics_without_noise_are_found() -> None:
         warnings.simplefilter("error")
         found = processes(c_KN, truth(c_KN)).predict(fresh_PN)
     np.testing.assert_allclose(found, truth(fresh_PN), atol=0.02 * truth(fresh_PN).std(axis=0).min())
+
+
+def test_what_is_higher_by_chance_stays_so_where_it_was_measured_and_nowhere_else() -> None:
+    """All candidates see the same examples, so to measure one again would give the same."""
+    c_KN = points(40, 0)
+    c_KN[11] = [0.3, 0.3]
+    metrics_KT = np.stack([1 - ((c_KN - 0.3) ** 2).sum(axis=1), 2 + c_KN[:, 0]], axis=1)
+    metrics_KT += 0.01 * np.random.default_rng(0).normal(size=metrics_KT.shape)
+    metrics_KT[11, 0] = 1.03
+    made = processes(c_KN, metrics_KT)
+    assert made.predict(c_KN[11:12])[0, 0] == pytest.approx(1.03, abs=0.002)
+    far = made.predict(np.array([[0.5, 0.3], [0.3, 0.1]]))[:, 0]
+    np.testing.assert_allclose(far, 1 - 0.2**2, atol=0.02)
 
 
 def test_a_metric_of_equal_values_stays_what_it_is() -> None:

@@ -30,6 +30,7 @@ TOKEN_HINT = "Is it up? A cluster may ask for its token: set RAY_AUTH_MODE=token
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
 SIGNAL_SECONDS = 1  # between two looks at signals while evaluations take their time
 LOOK_SECONDS = 10  # between two looks at whether a cluster has room for more actors
+SILENT_SECONDS = 40  # that a cluster's head may not answer; after 60 Ray ends this process without a word to Prefect
 
 
 class Work(Protocol):
@@ -104,6 +105,39 @@ def gpus_per_worker(study: Study) -> float:
     return float(study.device == "cuda") if wanted == "auto" else wanted
 
 
+class Head:
+    """The process of a Ray cluster without which nothing new is found or started, on this machine or another.
+
+    Args:
+        address: host and port of it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.lost = False
+        self._looked = self._answered = time.monotonic()
+
+    def look(self) -> bool:
+        """Whether it answers, as it was seen in the last second.
+
+        Raises:
+            EvaluationError: it has not for `SILENT_SECONDS`.
+        """
+        now = time.monotonic()
+        if now - self._looked > SIGNAL_SECONDS:
+            self._looked = now
+            with suppress(OSError):
+                check_listening(self.address, seconds=SIGNAL_SECONDS)
+                self._answered = now
+            self.lost = now - self._answered > SILENT_SECONDS
+        if self.lost:
+            raise EvaluationError(
+                f"The head of the Ray cluster at {self.address!r} has not answered for {SILENT_SECONDS} s.",
+                "Every evaluation that was done is kept; when the cluster is up, run the study again and it goes on.",
+            )
+        return self._answered == self._looked
+
+
 class WorkerPool:
     """Evaluates jobs on Ray actors as they become free; started by the first job, so a run without work starts nothing.
 
@@ -125,6 +159,7 @@ class WorkerPool:
         self._starting: dict[Any, Any] = {}  # what answers when an actor has a place and runs, to the actor
         self._sent: tuple[Study | RoutedStudy, Any] | None = None
         self._started_ray = False
+        self._head: Head | None = None
         self._looked = -math.inf
         self._stillborn = 0
         self.deaths = 0
@@ -136,12 +171,12 @@ class WorkerPool:
     def __exit__(self, *exception: object) -> None:
         import ray
 
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors, self._starting, self._sent = [], {}, None
-        if self._started_ray:
-            ray.shutdown()
-            self._started_ray = False
+        if self._head is None or not self._head.lost:  # without a head all of this would wait for it
+            for actor in self._actors:
+                ray.kill(actor)
+            if self._started_ray:
+                ray.shutdown()
+        self._actors, self._starting, self._sent, self._head, self._started_ray = [], {}, None, None, False
 
     @property
     def size(self) -> int:
@@ -172,13 +207,13 @@ class WorkerPool:
             return
         import ray
 
-        self._start(ray)
+        head = self._start(ray)
         reference = self._send(ray, subject)
         waiting = deque(jobs)
         queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._running()}
         try:
             with Arrived() as signals:
-                self._work(ray, reference, waiting, queues, on_result, signals)
+                self._work(ray, head, reference, waiting, queues, on_result, signals)
         except BaseException as error:  # cancelled: what is done already is not done again
             self._keep_done(ray, queues, on_result)
             if isinstance(error, SystemError) and error.__cause__ is not None:
@@ -188,6 +223,7 @@ class WorkerPool:
     def _work(
         self,
         ray: Any,
+        head: Head,
         reference: Any,
         waiting: deque[SomeWork],
         queues: dict[Any, deque[tuple[Any, SomeWork]]],
@@ -196,7 +232,8 @@ class WorkerPool:
     ) -> None:
         while waiting or any(queues.values()):
             signals.handle()
-            self._grow(ray, len(waiting) + sum(map(len, queues.values())))
+            if head.look():
+                self._grow(ray, len(waiting) + sum(map(len, queues.values())))
             depth = IN_FLIGHT if len(waiting) > len(self._actors) else 1
             for actor, queue in queues.items():
                 while waiting and len(queue) < depth:
@@ -233,14 +270,15 @@ class WorkerPool:
                 result, _, worker = ray.get(reference)
                 on_result(jobs[reference], result, worker)
 
-    def _start(self, ray: Any) -> None:
+    def _start(self, ray: Any) -> Head:
+        """Join or start a cluster."""
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that the config does not ask for
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             address = self._options.ray_address or os.environ.get("RAY_ADDRESS")
             local = {} if address else {"num_cpus": self._cores(), "include_dashboard": False}
             try:
-                _check_listening(address or "")
+                check_listening(address or "")
                 with own_end():
                     ray.init(address=address, logging_level="error", log_to_driver=False, **local)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -248,6 +286,9 @@ class WorkerPool:
                 reason = str(error).strip().splitlines()[0].rstrip(".")
                 raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
             self._started_ray = True
+        if self._head is None:
+            self._head = Head(ray.get_runtime_context().gcs_address)
+        return self._head
 
     def _grow(self, ray: Any, jobs: int) -> None:
         """More actors where there is work for them and a cluster, which may have grown, has room."""
@@ -330,11 +371,11 @@ class WorkerPool:
         on_result(job, job.given_up(reason[:500]), "")
 
 
-def _check_listening(address: str) -> None:
+def check_listening(address: str, *, seconds: float = LOOK_SECONDS) -> None:
     """OSError at once where nothing listens; Ray would try for minutes. Addresses without a port are Ray's matter."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
 
 
 def _cause(error: Any) -> Exception:

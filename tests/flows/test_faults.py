@@ -129,3 +129,22 @@ def test_kill_9_in_the_middle_of_a_round(tmp_path: Path) -> None:
     finish(launch(disturbed, tmp_path / "h2", tmp_path / "out2"))
     check_same_front(tmp_path / "out1", tmp_path / "out2")
     assert ledger_size(tmp_path / "h1") == ledger_size(tmp_path / "h2")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(580)
+def test_the_head_of_ray_dies(tmp_path: Path) -> None:
+    """Ray would end the process after a minute without a word; nothing evaluated meanwhile is lost."""
+    study = CountedStudy(tmp_path / "study", sleep=4.0)
+    process = launch(study, tmp_path / "home", tmp_path / "out")
+    wait_for_calls(study, process, 3)
+    subprocess.run(["pkill", "-KILL", "-P", str(process.pid), "gcs_server"], check=True)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "has not answered for 40 s. Every evaluation that was done is kept" in output
+    assert "Traceback" not in output
+    time.sleep(1.0)
+    known, calls = ledger_size(tmp_path / "home"), sum(study.calls.values())
+    assert 8 <= known <= calls
+    finish(launch(study, tmp_path / "home", tmp_path / "out"))
+    assert sum(study.calls.values()) - calls == ledger_size(tmp_path / "home") - known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from mergecore.config_file import parse_config
+from mergecore.errors import EvaluationError
 from mergecore.study import Study, prepare
 from tasks import workers
-from tasks.workers import Job, WorkerPool, _check_listening
+from tasks.workers import Head, Job, WorkerPool, check_listening
 from tests.flows.conftest import CountedStudy, counted, ray_cluster
 
 __all__ = ["counted", "ray_cluster"]  # fixtures
@@ -96,9 +98,43 @@ def test_workers_are_added_where_a_machine_joins_while_others_work(
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "no-such-host.invalid:6379"])
 def test_a_cluster_that_is_not_there_is_told_at_once(address: str) -> None:
     with pytest.raises(OSError, match=r"refused|not known|resolution"):
-        _check_listening(address)
+        check_listening(address)
 
 
 @pytest.mark.parametrize("address", ["", "auto", "local"])
 def test_addresses_without_a_port_are_rays_matter(address: str) -> None:
-    _check_listening(address)
+    check_listening(address)
+
+
+def test_a_head_that_no_longer_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    listening = socket.create_server(("127.0.0.1", 0))
+    head = Head(f"127.0.0.1:{listening.getsockname()[1]}")
+    now[0] = 60
+    assert head.look()
+    listening.close()
+    assert head.look()  # the same second
+    now[0] = 99
+    assert not head.look()
+    assert not head.lost
+    now[0] = 101
+    with pytest.raises(EvaluationError, match=r"has not answered for 40 s.*kept"):
+        head.look()
+    assert head.lost
+
+
+def test_a_head_that_comes_back_is_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, answers = [0.0], [True]
+
+    def listening(address: str, *, seconds: float) -> None:
+        if not answers[0]:
+            raise ConnectionRefusedError
+
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(workers, "check_listening", listening)
+    head, seen = Head("head:6379"), []
+    for second, answer in [(2, True), (4, False), (40, False), (42, True), (81, False), (84, True)]:
+        now[0], answers[0] = second, answer
+        seen.append(head.look())
+    assert seen == [True, False, False, True, False, True]

@@ -18,6 +18,10 @@ function tableCell(tag, { text, number, tag: flag, title, scope }) {
   return node;
 }
 
+/** A figure with its name above and a note below. */
+const tile = (term, value, note) => el("div", { class: "tile" }, el("dt", { text: term }),
+  el("dd", {}, el("div", { class: "value", text: value }), el("div", { class: "note clamp", text: note })));
+
 /** A row whose first cell is its heading. */
 const tableRow = (cells) => el("tr", {}, ...cells.map((cell, index) => tableCell(index ? "td" : "th", index ? cell : { scope: "row", ...cell })));
 

@@ -34,8 +34,6 @@ function tiles() {
   const r2 = run.surrogates.filter((surrogate) => isNumber(surrogate.heldOutR2));
   const range = extent(r2.map((surrogate) => surrogate.heldOutR2));
   const weakest = range && r2.find((surrogate) => surrogate.heldOutR2 === range[0]);
-  const tile = (term, value, note) => el("div", { class: "tile" }, el("dt", { text: term }),
-    el("dd", {}, el("div", { class: "value", text: value }), el("div", { class: "note clamp", text: note })));
   const points = run.front.coefficients.length;
   byId("tiles").append(
     tile("Evaluations", figures.vectors.toLocaleString("en"), evaluationNote(figures)),

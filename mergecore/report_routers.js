@@ -92,7 +92,6 @@ function preferenceTable({ table }) {
 }
 
 function trainingTiles(training, modules) {
-  const tile = (term, value, note) => el("div", { class: "tile" }, el("dt", { text: term }), el("dd", {}, el("div", { class: "value", text: value }), el("div", { class: "note clamp", text: note })));
   const way = SCALARISATIONS[training.scalarisation] || training.scalarisation;
   const fallbacks = training.fallbacks ? `; in ${training.fallbacks.toLocaleString("en")} of them linear scalarisation stood in` : "";
   byId("routers-tiles").append(

@@ -11,7 +11,6 @@ Shape suffixes: k candidates of one batch, K of all, N coefficients, T objective
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import sys
 import time
@@ -46,8 +45,8 @@ BATCHES = {2: 3, 3: 3, 4: 3, 8: 6}
 SEEDS = {2: 10, 3: 5, 4: 5, 8: 3}
 """By N; text6 has `SEEDS_OF_TEXTS`, since a candidate on it takes more than a second."""
 SEEDS_OF_TEXTS = 5
-PICTURES = {2: 600}
-"""Of each set of vision8 by N, else 200: several thousand candidates are measured."""
+PICTURES = {2: 600, 3: 200, 4: 200, 8: 200}
+"""Of each set of vision8 by N: several thousand candidates are measured."""
 TEXTS = 128
 SHARES = (0.90, 0.95, 0.98, 0.99)
 DEFAULT = ("digits:2", "digits:3", "digits:4", "digits:8", "vision8:2", "vision8:3", "text6:2")
@@ -77,8 +76,7 @@ class Arena:
     @property
     def folder(self) -> Path:
         """Where the runs on this study are kept: the same models on other data are another one."""
-        keys = [self.study.evaluation_key(np.zeros(len(self.study.models)), m) for m in self.study.search_tasks]
-        return home_folder() / "sample_efficiency" / hashlib.sha256("".join(keys).encode()).hexdigest()
+        return home_folder() / "sample_efficiency" / self.study.digest
 
     def volume(self) -> Callable[[np.ndarray], float]:
         """Metrics to hypervolume, against the worst single model on each task."""
@@ -194,7 +192,7 @@ def study_named(name: str) -> Study:
     if suite == "digits":
         return prepare(study_config(tasks=models), home_folder())
     config = parse_config(import_module(f"benchmarks.suites.{suite}").build(home_folder())).first(models)
-    limit = PICTURES.get(models, 200) if suite == "vision8" else TEXTS
+    limit = PICTURES[models] if suite == "vision8" else TEXTS
     tasks = [
         task.model_copy(update={"dataset": task.dataset.model_copy(update={"limit": limit, "test_split": None})})
         for task in config.tasks
@@ -347,8 +345,8 @@ NOTE = f"""\
 Share of the hypervolume of everything that all methods together evaluated with one seed (mean over the seeds), \
 against the worst single model on each task; real metrics on validation data; mean ± deviation over seeds ({SEEDS[2]} \
 at N = 2, {SEEDS_OF_TEXTS} on text6, {SEEDS[4]} at N = 3 and 4, {SEEDS[8]} at N = 8) of the search on the same models. \
-vision8 is measured on {PICTURES[2]} pictures of each set at N = 2 and on 200 at N = 3, text6 on {TEXTS} texts. *For \
-95 %*: median number of evaluated coefficient vectors. Bayesian MAP and qLogNEHVI propose {BATCHES[2]} a round \
+vision8 is measured on {PICTURES[2]} pictures of each set at N = 2 and on {PICTURES[3]} at N = 3, text6 on {TEXTS} texts. \
+*For 95 %*: median number of evaluated coefficient vectors. Bayesian MAP and qLogNEHVI propose {BATCHES[2]} a round \
 ({BATCHES[8]} at N = 8) after 2 (N + 1) first ones; at N = 8 rivals go on to {LONGER[8]}, but for BoTorch's \
 (qLogNParEGO takes minutes a round), which is left out. *MAP, half verified* is a run of its own for each budget: half \
 samples, half points of its front. *Nested MAP* is one for each number of samples a pair; only what it measured on all \

@@ -3,7 +3,7 @@
 A metric is modelled as an unknown quadratic of the coefficients plus a smooth deviation from it (universal kriging):
 the covariance is that of a quadratic with random parameters, (x·x' + c)², plus a radial one. Where little was evaluated
 the quadratic speaks, as in MAP; where much was, the deviation does; and as both are inferred together, the process is
-unsure of the quadratic too. What is left is rough, a third covariance that ends within a twentieth of the box, rather
+unsure of the quadratic too. What is left is rough, a third covariance that fades within a twentieth of the box, rather
 than noise: all candidates see the same examples, so a metric that is a little higher by chance stays so, and a search
 can look for such. Its mean falls with the squared sum of the coefficients. How large each is is learned (marginal
 likelihood and priors). Models of all metrics are BoTorch's, maximised, in units of the metric's own spread.
@@ -41,7 +41,7 @@ MEDIANS_OF_FEW, MEDIANS_OF_MANY = (0.3, 10.0), (3.0, 0.5)
 """Expected variances of the quadratic and of the deviation, of up to two models and of more: the more there are, the
 more of what is unknown is quadratic; see benchmarks/results/sample_efficiency.md."""
 ROUGH_LENGTH, ROUGH_MEDIAN = 0.05, math.exp(-4)
-"""Of the unit box: what is further apart shares nothing rough; and its expected variance, BoTorch's for noise."""
+"""Of the unit box: what is much further apart shares nothing rough; and its expected variance, BoTorch's for noise."""
 
 
 class FallingMean(gpytorch.means.Mean):

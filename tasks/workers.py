@@ -271,7 +271,7 @@ class WorkerPool:
                 on_result(jobs[reference], result, worker)
 
     def _start(self, ray: Any) -> Head:
-        """Join or start a cluster."""
+        """Join or start a cluster; its head is looked for anew, since nobody did between two runs."""
         address = self._options.ray_address or os.environ.get("RAY_ADDRESS")
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that the config does not ask for
@@ -286,9 +286,9 @@ class WorkerPool:
                 reason = str(error).strip().splitlines()[0].rstrip(".")
                 raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
             self._started_ray = True
-        if self._head is None:  # a client (ray://) knows no more than the server that it was given
-            client = address if address and "://" in address else ""
-            self._head = Head(client or ray.get_runtime_context().gcs_address)
+        # a client (ray://) knows no more than the server that it was given
+        client = address if address and "://" in address else ""
+        self._head = Head(client or ray.get_runtime_context().gcs_address)
         return self._head
 
     def _grow(self, ray: Any, jobs: int) -> None:

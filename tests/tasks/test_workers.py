@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -138,3 +139,24 @@ def test_a_head_that_comes_back_is_no_loss(monkeypatch: pytest.MonkeyPatch) -> N
         now[0], answers[0] = second, answer
         seen.append(head.look())
     assert seen == [True, False, False, True, False, True]
+
+
+def test_nobody_looks_for_the_head_between_two_runs(
+    study: Study, counted: CountedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search may think for minutes; one look that fails then is not a head that was silent for so long."""
+    refused = iter([False] * 3)
+    measured: list[Job] = []
+
+    def listening(address: str, *, seconds: float) -> None:
+        if not next(refused, True):
+            raise ConnectionRefusedError
+
+    monkeypatch.setattr(workers, "SIGNAL_SECONDS", 0.05)
+    monkeypatch.setattr(workers, "SILENT_SECONDS", 2.0)
+    with WorkerPool(study) as pool:
+        pool.run(study, [Job((0.1, 0.2), (0, 1))], lambda job, outcomes, worker: measured.append(job))
+        time.sleep(3.0)
+        monkeypatch.setattr(workers, "check_listening", listening)
+        pool.run(study, [Job((0.2, 0.2), (0, 1))], lambda job, outcomes, worker: measured.append(job))
+    assert [job.coefficients for job in measured] == [(0.1, 0.2), (0.2, 0.2)]

@@ -345,7 +345,7 @@ NOTE = f"""\
 Share of the hypervolume of everything that all methods together evaluated with one seed (mean over the seeds), \
 against the worst single model on each task; real metrics on validation data; mean ± deviation over seeds ({SEEDS[2]} \
 at N = 2, {SEEDS_OF_TEXTS} on text6, {SEEDS[4]} at N = 3 and 4, {SEEDS[8]} at N = 8) of the search on the same models. \
-vision8 is measured on {PICTURES[2]} pictures of each set at N = 2 and on {PICTURES[3]} at N = 3, text6 on {TEXTS} texts. \
+vision8 is measured on {PICTURES[2]} pictures of each set at N = 2, on {PICTURES[3]} at N = 3, text6 on {TEXTS} texts. \
 *For 95 %*: median number of evaluated coefficient vectors. Bayesian MAP and qLogNEHVI propose {BATCHES[2]} a round \
 ({BATCHES[8]} at N = 8) after 2 (N + 1) first ones; at N = 8 rivals go on to {LONGER[8]}, but for BoTorch's \
 (qLogNParEGO takes minutes a round), which is left out. *MAP, half verified* is a run of its own for each budget: half \

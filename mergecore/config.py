@@ -209,6 +209,13 @@ class ExecutionConfig(Section):
     attempts: int = Field(3, ge=1, description="Tries for one evaluation before it is recorded as failed.")
     retry_failed: bool = Field(False, description="Try evaluations again that an earlier run recorded as failed.")
 
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_past_one(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and value > 1 and value != int(value):
+            raise ValueError(f"execution.gpus_per_worker: a part of a GPU or whole ones, not {value:g}")
+        return value
+
 
 class TrackingConfig(Section):
     """Where numbers and pictures are logged."""

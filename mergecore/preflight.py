@@ -10,10 +10,11 @@ from pathlib import Path
 from mergecore.budget import affordable, budget_notes, check_budget
 from mergecore.checkpoints import Checkpoint
 from mergecore.config import StudyConfig
+from mergecore.execution import workers_here
 from mergecore.measured import shares
 from mergecore.search.pwe_moe import PweMoeOptions
 from mergecore.study import Opened, new_search, open_study
-from mergecore.timing import seconds_of_evaluations, workers_here
+from mergecore.timing import seconds_of_evaluations
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
             f"The task matrix needs up to {matrix_bytes / 1e9:.1f} GB, {str(home)!r} has {free / 1e9:.1f} GB free."
         )
     warnings += base_dtype_notes(base, models)
-    search = new_search(config)
+    search, workers = new_search(config), workers_here(config)
     share_T = shares(opened.measured)
     check_budget(config.budget, search, share_T)
-    warnings += [*search.notes(), *budget_notes(config.budget, search, share_T)]
+    warnings += [*search.notes(workers=workers), *budget_notes(config.budget, search, share_T)]
     held_out = sum(item.role == "held_out" for item in opened.measured)
     vectors, price = affordable(config.budget, search, share_T)
     again = config.front.verify if search.takes_estimates else 0  # else the front is what was measured
@@ -99,7 +100,7 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         share=config.budget.share,
         examples={item.label: item.examples for item in opened.measured},
         seconds=seconds_of_evaluations(config, opened),
-        workers=workers_here(config),
+        workers=workers,
         training=_training(config, base),
         warnings=tuple(warnings),
     )

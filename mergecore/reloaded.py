@@ -14,10 +14,11 @@ from mergecore.checkpoints import open_checkpoint
 from mergecore.config import StudyConfig
 from mergecore.config_file import parse_config
 from mergecore.evaluators.base import Candidate
+from mergecore.execution import device_of, precision_of
 from mergecore.export import FACTS, export_facts
 from mergecore.heads import StoredHead
 from mergecore.measured import Measured, Role
-from mergecore.study import device_of, open_study, precision_of
+from mergecore.study import open_study
 
 KINDS: dict[str, Role] = {"real": "search", "test": "held_out"}
 """What an export knows of its metrics, and the data that they were measured on."""

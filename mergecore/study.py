@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mergecore.alignment import Alignment, align
 from mergecore.checkpoints import Checkpoint, open_checkpoint
 from mergecore.config import StudyConfig
-from mergecore.errors import InputError
+from mergecore.execution import device_of, precision_of
 from mergecore.heads import StoredHead, store_head
 from mergecore.measured import Measured, Role, measured_tasks
 from mergecore.search import SEARCHES, Objectives, Search
@@ -296,27 +295,3 @@ def _columns(config: StudyConfig, opened: Opened, prints: Path) -> tuple[str, ..
 
 def _weights_key(matrix_key: str, heads: dict[str, StoredHead], head: str | None) -> str:
     return matrix_key if head is None else f"{matrix_key}-{heads[head].digest}"
-
-
-def device_of(config: StudyConfig) -> str:
-    """ "cuda" when workers are given GPUs.
-
-    Raises:
-        InputError: workers of this machine are to have GPUs that it has not.
-    """
-    execution = config.execution
-    if execution.gpus_per_worker == "auto":
-        return "cuda" if execution.ray_address is None and torch.cuda.is_available() else "cpu"
-    if execution.gpus_per_worker and execution.ray_address is None and not torch.cuda.is_available():
-        raise InputError(
-            f"execution.gpus_per_worker is {execution.gpus_per_worker:g}, but torch finds no GPU on this machine.",
-            "Leave it away, or name a cluster with 'execution: {ray_address: …}'.",
-        )
-    return "cuda" if execution.gpus_per_worker else "cpu"
-
-
-def precision_of(config: StudyConfig) -> str:
-    """Of matrix products: what the config says, or what suits the device."""
-    if config.execution.precision != "auto":
-        return config.execution.precision
-    return "bfloat16" if device_of(config) == "cuda" else "float32"

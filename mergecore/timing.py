@@ -14,17 +14,11 @@ from mergecore.errors import InputError, first_line
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.base import Candidate
 from mergecore.evaluators.batching import estimating
-from mergecore.files import usable_cores
+from mergecore.execution import device_of, precision_of
 from mergecore.measured import Measured, build_network
-from mergecore.study import Opened, device_of, precision_of
+from mergecore.study import Opened
 
 Weights = dict[str, torch.Tensor]
-
-
-def workers_here(config: StudyConfig) -> int:
-    """How many workers a run on this machine would start."""
-    wanted = config.execution.workers
-    return max(1, usable_cores() // config.execution.threads_per_worker) if wanted == "auto" else wanted
 
 
 def seconds_of_evaluations(config: StudyConfig, opened: Opened) -> dict[str, float]:

@@ -13,9 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from mergecore.budget import Tally
 from mergecore.errors import InputError
 from mergecore.evaluation import Outcome
+from mergecore.execution import workers_here
 from mergecore.ledger import Fact, Ledger
 from mergecore.study import Study
-from mergecore.timing import workers_here
 from tasks.artifacts import Progress
 from tasks.workers import Job
 

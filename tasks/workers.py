@@ -1,4 +1,4 @@
-"""Ray: actors that hold what is heavy; candidates travel as N floats, batches as row numbers. The only importer of ray.
+"""Ray: actors that hold what is heavy; candidates travel as N floats, batches as row numbers.
 
 A training of routers is data-parallel by the same actors: gradients in routing weights are a few kilobytes, so they are
 added up here, in a fixed order, and any number of workers gives the same bits.
@@ -21,16 +21,14 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from mergecore.data.cache import decoded
 from mergecore.errors import EvaluationError, MergecoreError
 from mergecore.evaluation import CandidateEvaluator, Outcome
-from mergecore.files import usable_cores
+from mergecore.execution import gpus_per_worker
 from mergecore.pareto_moe.losses import Batch, RoutedLosses, RoutedStudy
 from mergecore.study import Study
-from tasks.signals import Arrived, own_end
+from tasks.cluster import SIGNAL_SECONDS, Cluster, Head
+from tasks.signals import Arrived
 
-TOKEN_HINT = "Is it up? A cluster may ask for its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (docs/scaling.md)."
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
-SIGNAL_SECONDS = 1  # between two looks at signals while evaluations take their time
 LOOK_SECONDS = 10  # between two looks at whether a cluster has room for more actors
-SILENT_SECONDS = 40  # that a cluster's head may not answer; after 60 Ray ends this process without a word to Prefect
 
 
 class Work(Protocol):
@@ -99,45 +97,6 @@ class Gradient:
         raise EvaluationError(f"The training of the routers cannot go on: {reason}.")
 
 
-def gpus_per_worker(study: Study) -> float:
-    """GPUs, or the fraction of one, that each worker is given; "auto" gives one where candidates live on GPUs."""
-    wanted = study.config.execution.gpus_per_worker
-    return float(study.device == "cuda") if wanted == "auto" else wanted
-
-
-class Head:
-    """The process of a Ray cluster without which nothing new is found or started, on this machine or another.
-
-    Args:
-        address: host and port of it.
-    """
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.lost = False
-        self._looked = self._answered = time.monotonic()
-
-    def look(self) -> bool:
-        """Whether it answers, as it was seen in the last second.
-
-        Raises:
-            EvaluationError: it has not for `SILENT_SECONDS`.
-        """
-        now = time.monotonic()
-        if now - self._looked > SIGNAL_SECONDS:
-            self._looked = now
-            with suppress(OSError):
-                check_listening(self.address, seconds=SIGNAL_SECONDS)
-                self._answered = now
-            self.lost = now - self._answered > SILENT_SECONDS
-        if self.lost:
-            raise EvaluationError(
-                f"The head of the Ray cluster at {self.address!r} has not answered for {SILENT_SECONDS} s.",
-                "Every evaluation that was done is kept; when the cluster is up, run the study again and it goes on.",
-            )
-        return self._answered == self._looked
-
-
 class WorkerPool:
     """Evaluates jobs on Ray actors as they become free; started by the first job, so a run without work starts nothing.
 
@@ -154,12 +113,11 @@ class WorkerPool:
 
     def __init__(self, study: Study) -> None:
         self._options = study.config.execution
-        self._gpus = gpus_per_worker(study)
+        self._gpus = gpus_per_worker(study.config)
+        self._cluster = Cluster(self._options, self._gpus)
         self._actors: list[Any] = []
         self._starting: dict[Any, Any] = {}  # what answers when an actor has a place and runs, to the actor
         self._sent: tuple[Study | RoutedStudy, Any] | None = None
-        self._started_ray = False
-        self._head: Head | None = None
         self._looked = -math.inf
         self._stillborn = 0
         self.deaths = 0
@@ -171,12 +129,11 @@ class WorkerPool:
     def __exit__(self, *exception: object) -> None:
         import ray
 
-        if self._head is None or not self._head.lost:  # without a head all of this would wait for it
+        if not self._cluster.lost:
             for actor in self._actors:
                 ray.kill(actor)
-            if self._started_ray:
-                ray.shutdown()
-        self._actors, self._starting, self._sent, self._head, self._started_ray = [], {}, None, None, False
+        self._cluster.stop()
+        self._actors, self._starting, self._sent = [], {}, None
 
     @property
     def size(self) -> int:
@@ -207,7 +164,7 @@ class WorkerPool:
             return
         import ray
 
-        head = self._start(ray)
+        head = self._cluster.start()
         reference = self._send(ray, subject)
         waiting = deque(jobs)
         queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._running()}
@@ -270,39 +227,13 @@ class WorkerPool:
                 result, _, worker = ray.get(reference)
                 on_result(jobs[reference], result, worker)
 
-    def _start(self, ray: Any) -> Head:
-        """Join or start a cluster; its head is looked for anew, since nobody did between two runs."""
-        address = self._options.ray_address or os.environ.get("RAY_ADDRESS")
-        if not ray.is_initialized():
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that the config does not ask for
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            local = {} if address else {"num_cpus": self._cores(), "include_dashboard": False}
-            try:
-                check_listening(address or "")
-                with own_end():
-                    ray.init(address=address, logging_level="error", log_to_driver=False, **local)
-            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-                where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
-                reason = str(error).strip().splitlines()[0].rstrip(".")
-                raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
-            self._started_ray = True
-        # a client (ray://) knows no more than the server that it was given
-        client = address if address and "://" in address else ""
-        self._head = Head(client or ray.get_runtime_context().gcs_address)
-        return self._head
-
     def _grow(self, ray: Any, jobs: int) -> None:
         """More actors where there is work for them and a cluster, which may have grown, has room."""
         wanted = jobs if self._options.workers == "auto" else min(self._options.workers, jobs)
-        if len(self._actors) < wanted and time.monotonic() - self._looked > LOOK_SECONDS:
-            cpus = self._options.threads_per_worker
-            available = ray.cluster_resources()
-            fitting = available.get("CPU", 1) // cpus
-            if self._gpus:
-                fitting = min(fitting, available.get("GPU", 0) // self._gpus)
+        due = len(self._actors) < wanted and time.monotonic() - self._looked > LOOK_SECONDS
+        if due or not self.size:
             # more actors than the cluster has room for would wait for ever
-            further = min(wanted, max(1, int(fitting))) - len(self._actors)
-            for _ in range(further):
+            for _ in range(min(wanted, self._cluster.places()) - len(self._actors)):
                 self._start_actor(ray)
             if len(self._actors) < wanted:
                 self._looked = time.monotonic()
@@ -312,11 +243,6 @@ class WorkerPool:
         if self._sent is None or self._sent[0] is not subject:
             self._sent = subject, ray.put(subject)
         return self._sent[1]
-
-    def _cores(self) -> int:
-        cores = usable_cores()
-        asked = 0 if self._options.workers == "auto" else self._options.workers * self._options.threads_per_worker
-        return max(cores, asked)
 
     def _running(self) -> list[Any]:
         starting = set(self._starting.values())
@@ -370,13 +296,6 @@ class WorkerPool:
             return
         reason = f"the worker died {job.attempts} times: {str(error).strip().splitlines()[0]}"
         on_result(job, job.given_up(reason[:500]), "")
-
-
-def check_listening(address: str, *, seconds: float = LOOK_SECONDS) -> None:
-    """OSError at once where nothing listens; Ray would try for minutes. Addresses without a port are Ray's matter."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
 
 
 def _cause(error: Any) -> Exception:

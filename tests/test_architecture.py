@@ -17,10 +17,10 @@ ALLOWED = {
     "flows": {"flows", "tasks", "mergecore", "prefect"},
 }
 IMPORTERS = {
-    "ray": {"tasks/workers.py"},
+    "ray": {"tasks/cluster.py", "tasks/workers.py"},
     "mlflow": {"tasks/tracking.py", "tasks/serving.py", "tasks/model_registry.py"},
 }
-"""Who may import an engine: one works on Ray; of MLflow one logs, one serves, one registers models."""
+"""Who may import an engine: Ray's cluster and work on it; logging to MLflow, serving, registering."""
 
 
 def imported(file: Path) -> set[str]:

@@ -163,8 +163,8 @@ class Search(ABC):
             NumericalError: nothing usable was told.
         """
 
-    def notes(self) -> list[str]:
-        """Sentences a user should read before the run starts."""
+    def notes(self, *, workers: int = 1) -> list[str]:
+        """Sentences a user should read before the run starts, on so many workers."""
         return []
 
     def tell(self, coefficients_KN: np.ndarray, metrics_KT: np.ndarray, noise_KT: np.ndarray | None = None) -> None:

@@ -93,6 +93,16 @@ class BayesianMapSearch(MapSearch):
         """Where poor tasks have rounds of their own."""
         return self.options.focus is not None
 
+    def notes(self, *, workers: int = 1) -> list[str]:
+        """Those of plain MAP, and how many workers a round leaves idle."""
+        notes, batch = super().notes(), self.options.batch
+        if workers > batch and self.budget > self.initial:
+            notes.append(
+                f"Rounds of {batch} coefficient vectors keep {batch} of {workers} workers busy; "
+                f"'search.batch: {workers}' keeps all."
+            )
+        return notes
+
     def first(self) -> np.ndarray:
         """The candidates of the first round, [K, N]. Base and single models are seldom on a front, so none is one."""
         low_N, high_N = self.box_N2.T

@@ -41,7 +41,7 @@ class MapSearch(SampledSearch):
         """Past 8 models 1.5 evaluations a parameter."""
         return 3 * self.parameters // 2
 
-    def notes(self) -> list[str]:
+    def notes(self, *, workers: int = 1) -> list[str]:
         """A warning when K < p, where the quadratic is under-determined."""
         if self.budget < self.parameters:
             return [

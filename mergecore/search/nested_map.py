@@ -135,7 +135,7 @@ class NestedMapSearch(Search):
         unknown_PT = np.full((int(kept.sum()), len(order)), np.nan)
         return Front(last.pair.flat(points_P2)[kept], predicted_PT[kept], unknown_PT)
 
-    def notes(self) -> list[str]:
+    def notes(self, *, workers: int = 1) -> list[str]:
         """A warning when the polish is under-determined; along groups the last pair's samples count too."""
         parameters, polish = parameter_count(self.models), self.options.polish
         if self.options.polish_along == "groups" or not 0 < polish < parameters:

@@ -202,3 +202,12 @@ def test_a_few_candidates_known_from_elsewhere_do_not_replace_the_first_round() 
     search.tell(first, measure(first))
     assert search.ask().shape == (3, 2)
     assert len(search.rounds) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "workers", "idle"),
+    [({}, 8, True), ({}, 3, False), ({"batch": 8}, 8, False), ({"samples": 6}, 8, False)],
+)
+def test_rounds_that_leave_workers_idle_are_told(options: dict[str, Any], workers: int, idle: bool) -> None:
+    notes = make("bayesian_map", **options).notes(workers=workers)
+    assert any("keep 3 of 8 workers busy; 'search.batch: 8'" in note for note in notes) is idle

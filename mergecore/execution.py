@@ -1,0 +1,67 @@
+"""Where a study's candidates are evaluated: by how many workers, on what device, in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from mergecore.config import StudyConfig
+from mergecore.errors import InputError
+from mergecore.files import usable_cores
+
+ROUNDING = 1e-6
+"""Of a quotient: ten workers with a tenth of a GPU each fill one."""
+
+
+def places(available: float, each: float) -> int:
+    """How many workers find room in what a machine has of something, of which every worker takes ``each``."""
+    return int(available / each + ROUNDING)
+
+
+def gpus_here() -> int:
+    """GPUs of this machine that torch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def device_of(config: StudyConfig) -> str:
+    """ "cuda" when workers are given GPUs.
+
+    Raises:
+        InputError: workers of this machine are to have GPUs that it has not.
+    """
+    execution = config.execution
+    here = gpus_here() if execution.ray_address is None else None
+    if execution.gpus_per_worker == "auto":
+        return "cuda" if here else "cpu"
+    if here is not None and execution.gpus_per_worker > here:
+        found = f"only {here} on this machine" if here else "no GPU on this machine"
+        raise InputError(
+            f"execution.gpus_per_worker is {execution.gpus_per_worker:g}, but torch finds {found}.",
+            "Leave it away, or name a cluster with 'execution: {ray_address: …}'.",
+        )
+    return "cuda" if execution.gpus_per_worker else "cpu"
+
+
+def precision_of(config: StudyConfig) -> str:
+    """Of matrix products: what the config says, or what suits the device."""
+    if config.execution.precision != "auto":
+        return config.execution.precision
+    return "bfloat16" if device_of(config) == "cuda" else "float32"
+
+
+def gpus_per_worker(config: StudyConfig) -> float:
+    """GPUs, or the fraction of one, that each worker is given; "auto" gives one where candidates live on GPUs."""
+    wanted = config.execution.gpus_per_worker
+    return float(device_of(config) == "cuda") if wanted == "auto" else wanted
+
+
+def workers_here(config: StudyConfig) -> int:
+    """How many workers a run on this machine would start, at least one.
+
+    A number in the config counts whatever the cores; GPUs that are not there count for nobody.
+    """
+    execution = config.execution
+    wanted = execution.workers
+    count = places(usable_cores(), execution.threads_per_worker) if wanted == "auto" else wanted
+    if execution.ray_address is None and (gpus := gpus_per_worker(config)):
+        count = min(count, places(gpus_here(), gpus))
+    return max(1, count)

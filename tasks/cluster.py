@@ -1,0 +1,162 @@
+"""The Ray cluster that workers live in: joined or started, its head watched, and the room that it has for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import warnings
+from contextlib import suppress
+from typing import Any
+
+from mergecore.config import ExecutionConfig
+from mergecore.errors import EvaluationError
+from mergecore.execution import places
+from mergecore.files import usable_cores
+from tasks.signals import own_end
+
+TOKEN_HINT = "Is it up? A cluster may ask for its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (docs/scaling.md)."
+LISTEN_SECONDS = 10  # that a cluster may take to answer before it is joined
+SIGNAL_SECONDS = 1  # between two looks at signals and at the head while evaluations take their time
+SILENT_SECONDS = 40  # that a cluster's head may not answer; after 60 Ray ends this process without a word to Prefect
+ROOM_SECONDS = 600  # that a cluster may have no machine that is large enough for a worker; one may be on its way
+
+
+class Cluster:
+    """A Ray cluster, from `start` to `stop`.
+
+    Args:
+        options: say which one it is, and how many threads a worker has.
+        gpus: that each worker is given, or the part of one.
+    """
+
+    def __init__(self, options: ExecutionConfig, gpus: float) -> None:
+        self._options, self._gpus = options, gpus
+        self._started = False
+        self._head: Head | None = None
+        self._roomless_since: float | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether its head was given up; whatever is asked of Ray then waits for it."""
+        return self._head is not None and self._head.lost
+
+    @property
+    def _address(self) -> str:
+        return self._options.ray_address or os.environ.get("RAY_ADDRESS") or ""
+
+    def start(self) -> Head:
+        """Join or start it; its head is looked for anew, since nobody did between two runs.
+
+        Raises:
+            EvaluationError: it cannot be reached.
+        """
+        import ray
+
+        address = self._address
+        if not ray.is_initialized():
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that the config does not ask for
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            local: dict[str, Any] = {} if address else {"num_cpus": self._cores(), "include_dashboard": False}
+            try:
+                check_listening(address)
+                with own_end():
+                    ray.init(address=address or None, logging_level=logging.ERROR, log_to_driver=False, **local)
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
+                reason = str(error).strip().splitlines()[0].rstrip(".")
+                raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
+            self._started = True
+        # a client (ray://) knows no more than the server that it was given
+        client = address if "://" in address else ""
+        self._head = Head(client or ray.get_runtime_context().gcs_address)
+        return self._head
+
+    def stop(self) -> None:
+        """Leave it, or end it where `start` started it."""
+        import ray
+
+        if self._started and not self.lost:
+            ray.shutdown()
+        self._started, self._head, self._roomless_since = False, None, None
+
+    def places(self) -> int:
+        """How many workers find room in all its machines together, busy or not.
+
+        At least one, for which a machine may be on its way.
+
+        Raises:
+            EvaluationError: no machine has been large enough for one for `ROOM_SECONDS`.
+        """
+        import ray
+
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        found = sum(self._places_on(machine) for machine in machines)
+        if found:
+            self._roomless_since = None
+            return found
+        now = time.monotonic()
+        lacking = f"No machine of the Ray cluster has {self._wanted()} that a worker is to have"
+        if self._roomless_since is None:
+            self._roomless_since = now
+            warnings.warn(f"{lacking}; waiting {ROOM_SECONDS} s for one.", stacklevel=2)
+        if now - self._roomless_since > ROOM_SECONDS:
+            raise EvaluationError(
+                f"{lacking}, and none came in {ROOM_SECONDS} s.",
+                "Set 'execution.threads_per_worker' and 'execution.gpus_per_worker' to what its machines have.",
+            )
+        return 1
+
+    def _places_on(self, machine: dict[str, float]) -> int:
+        found = places(machine.get("CPU", 0), self._options.threads_per_worker)
+        return min(found, places(machine.get("GPU", 0), self._gpus)) if self._gpus else found
+
+    def _wanted(self) -> str:
+        cores = f"the {self._options.threads_per_worker} CPUs"
+        return f"{cores} and {self._gpus:g} GPUs" if self._gpus else cores
+
+    def _cores(self) -> int:
+        """Of a local cluster: what the workers take that were asked for, whatever there is."""
+        asked = 1 if self._options.workers == "auto" else self._options.workers
+        return max(usable_cores(), asked * self._options.threads_per_worker)
+
+
+class Head:
+    """The process of a Ray cluster without which nothing new is found or started, on this machine or another.
+
+    Args:
+        address: host and port of it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.lost = False
+        self._looked = self._answered = time.monotonic()
+
+    def look(self) -> bool:
+        """Whether it answers, as it was seen in the last second.
+
+        Raises:
+            EvaluationError: it has not for `SILENT_SECONDS`.
+        """
+        now = time.monotonic()
+        if now - self._looked > SIGNAL_SECONDS:
+            self._looked = now
+            with suppress(OSError):
+                check_listening(self.address, seconds=SIGNAL_SECONDS)
+                self._answered = now
+            self.lost = now - self._answered > SILENT_SECONDS
+        if self.lost:
+            raise EvaluationError(
+                f"The head of the Ray cluster at {self.address!r} has not answered for {SILENT_SECONDS} s.",
+                "Every evaluation that was done is kept; when the cluster is up, run the study again and it goes on.",
+            )
+        return self._answered == self._looked
+
+
+def check_listening(address: str, *, seconds: float = LISTEN_SECONDS) -> None:
+    """OSError at once where nothing listens; Ray would try for minutes. Addresses without a port are Ray's matter."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()

@@ -206,6 +206,11 @@ class ExecutionConfig(Section):
     ray_address: str | None = Field(
         None, description="A running cluster to join; default: that of RAY_ADDRESS, without one a local one is started."
     )
+    minutes_per_evaluation: Literal["auto"] | Annotated[float, Field(gt=0.0)] | None = Field(
+        "auto",
+        description="After which an evaluation counts as hung and its worker is replaced; auto: 20 times the longest "
+        "so far, at least 10; null: never.",
+    )
     attempts: int = Field(3, ge=1, description="Tries for one evaluation before it is recorded as failed.")
     retry_failed: bool = Field(False, description="Try evaluations again that an earlier run recorded as failed.")
 

@@ -25,6 +25,7 @@ from mergecore.execution import gpus_per_worker
 from mergecore.pareto_moe.losses import Batch, RoutedLosses, RoutedStudy
 from mergecore.study import Study
 from tasks.cluster import SIGNAL_SECONDS, Cluster, Head
+from tasks.patience import Patience
 from tasks.signals import Arrived
 
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
@@ -100,8 +101,8 @@ class Gradient:
 class WorkerPool:
     """Evaluates jobs on Ray actors as they become free; started by the first job, so a run without work starts nothing.
 
-    An actor that dies is replaced; the job it was working on is tried again, at most ``attempts`` times, then given
-    to ``on_result`` as failed. Use it as a context manager: actors, and a local cluster it started, end with it.
+    An actor that dies or hangs is replaced; the job it was working on is tried again, at most ``attempts`` times, then
+    given to ``on_result`` as failed. Use it as a context manager: actors, and a local cluster it started, end with it.
 
     Args:
         study: says how many workers there are, and what each is given.
@@ -118,6 +119,7 @@ class WorkerPool:
         self._actors: list[Any] = []
         self._starting: dict[Any, Any] = {}  # what answers when an actor has a place and runs, to the actor
         self._sent: tuple[Study | RoutedStudy, Any] | None = None
+        self._patience = Patience(self._options.minutes_per_evaluation)
         self._looked = -math.inf
         self._stillborn = 0
         self.deaths = 0
@@ -166,27 +168,18 @@ class WorkerPool:
 
         head = self._cluster.start()
         reference = self._send(ray, subject)
-        waiting = deque(jobs)
-        queues: dict[Any, deque[tuple[Any, SomeWork]]] = {actor: deque() for actor in self._running()}
+        round_ = _Round(deque(jobs), {actor: deque() for actor in self._running()}, on_result)
         try:
             with Arrived() as signals:
-                self._work(ray, head, reference, waiting, queues, on_result, signals)
+                self._work(ray, head, reference, round_, signals)
         except BaseException as error:  # cancelled: what is done already is not done again
-            self._keep_done(ray, queues, on_result)
+            self._keep_done(ray, round_)
             if isinstance(error, SystemError) and error.__cause__ is not None:
                 raise error.__cause__ from None  # a signal's exception that came up inside Ray
             raise
 
-    def _work(
-        self,
-        ray: Any,
-        head: Head,
-        reference: Any,
-        waiting: deque[SomeWork],
-        queues: dict[Any, deque[tuple[Any, SomeWork]]],
-        on_result: Callable[[SomeWork, Any, str], None],
-        signals: Arrived,
-    ) -> None:
+    def _work(self, ray: Any, head: Head, reference: Any, round_: _Round, signals: Arrived) -> None:
+        waiting, queues = round_.waiting, round_.queues
         while waiting or any(queues.values()):
             signals.handle()
             if head.look():
@@ -196,36 +189,53 @@ class WorkerPool:
                 while waiting and len(queue) < depth:
                     job = waiting.popleft()
                     queue.append((getattr(actor, job.method).remote([reference], *job.arguments), job))
-            owners = {queue[0][0]: actor for actor, queue in queues.items() if queue}
+            owners = round_.owners()
             awaited = [*owners, *self._starting]
             ray.wait(awaited, num_returns=1, timeout=SIGNAL_SECONDS)
             # a look at thousands of workers costs milliseconds, so all that is there is taken at once
             ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
             for done in ready:
                 if done in self._starting:
-                    self._welcome(ray, done, queues)
-                    continue
-                actor = owners[done]
-                _, job = queues[actor].popleft()
-                try:
-                    result, fresh, worker = ray.get(done)
-                except ray.exceptions.RayTaskError as error:
-                    raise _cause(error) from None
-                except ray.exceptions.RayError as error:
-                    self._replace(ray, actor, job, queues, waiting, on_result, error)
+                    self._welcome(ray, done, round_)
                 else:
-                    self.decoded += fresh
-                    on_result(job, result, worker)
+                    self._take(ray, owners.pop(done), round_)
+            self._end_hung(ray, owners, round_)
+
+    def _take(self, ray: Any, actor: Any, round_: _Round) -> None:
+        """What an actor answers to the first of its queue, or that it died of it."""
+        answer, job = round_.queues[actor].popleft()
+        seconds = time.monotonic() - round_.began.pop(answer)
+        try:
+            result, fresh, worker = ray.get(answer)
+        except ray.exceptions.RayTaskError as error:
+            raise _cause(error) from None
+        except ray.exceptions.RayError as error:
+            self._replace(ray, actor, job, round_, f"the worker died: {str(error).strip().splitlines()[0]}")
+        else:
+            self.decoded += fresh
+            self._patience.observe(type(job), seconds)
+            round_.on_result(job, result, worker)
+
+    def _end_hung(self, ray: Any, owners: Mapping[Any, Any], round_: _Round) -> None:
+        """Replace the actors that have been at one piece of work for longer than it can take."""
+        now = time.monotonic()
+        for answer, actor in owners.items():
+            job = round_.queues[actor][0][1]
+            limit = self._patience.seconds(type(job))
+            if now - round_.began[answer] > limit:
+                round_.queues[actor].popleft()
+                round_.began.pop(answer)
+                self._replace(ray, actor, job, round_, f"the worker did not answer for {limit / 60:.3g} minutes")
 
     @staticmethod
-    def _keep_done(ray: Any, queues: Mapping[Any, deque[tuple[Any, SomeWork]]], on_result: Any) -> None:
+    def _keep_done(ray: Any, round_: _Round) -> None:
         """Results that have arrived and were not looked at yet."""
-        jobs = {reference: job for queue in queues.values() for reference, job in queue}
+        jobs = {answer: job for queue in round_.queues.values() for answer, job in queue}
         done = ray.wait(list(jobs), num_returns=len(jobs), timeout=0)[0] if jobs else []
-        for reference in done:
+        for answer in done:
             with suppress(Exception):  # of a worker that failed or died there is none
-                result, _, worker = ray.get(reference)
-                on_result(jobs[reference], result, worker)
+                result, _, worker = ray.get(answer)
+                round_.on_result(jobs[answer], result, worker)
 
     def _grow(self, ray: Any, jobs: int) -> None:
         """More actors where there is work for them and a cluster, which may have grown, has room."""
@@ -256,7 +266,7 @@ class WorkerPool:
         self._actors.append(actor)
         self._starting[actor.runs.remote()] = actor
 
-    def _welcome(self, ray: Any, answer: Any, queues: dict[Any, deque[tuple[Any, SomeWork]]]) -> None:
+    def _welcome(self, ray: Any, answer: Any, round_: _Round) -> None:
         """An actor that runs takes work; one that died before is replaced, a few times."""
         actor = self._starting.pop(answer)
         try:
@@ -271,31 +281,46 @@ class WorkerPool:
             self._start_actor(ray)
         else:
             self._stillborn = 0
-            queues[actor] = deque()
+            round_.queues[actor] = deque()
 
-    def _replace(
-        self,
-        ray: Any,
-        actor: Any,
-        job: SomeWork,
-        queues: dict[Any, deque[tuple[Any, SomeWork]]],
-        waiting: deque[SomeWork],
-        on_result: Callable[[SomeWork, Any, str], None],
-        error: Exception,
-    ) -> None:
-        """A worker died: what it had not begun goes back to the queue, what it was doing counts one attempt."""
+    def _replace(self, ray: Any, actor: Any, job: Work, round_: _Round, reason: str) -> None:
+        """A worker died or hangs: what it had not begun goes back to the queue, what it was at counts one attempt."""
         self.deaths += 1
-        for _, unstarted in reversed(queues.pop(actor)):
-            waiting.appendleft(unstarted)
+        for _, unstarted in reversed(round_.queues.pop(actor)):
+            round_.waiting.appendleft(unstarted)
         ray.kill(actor)
         self._actors.remove(actor)
         self._start_actor(ray)
         job.attempts += 1
         if job.attempts < self._options.attempts:
-            waiting.append(job)
-            return
-        reason = f"the worker died {job.attempts} times: {str(error).strip().splitlines()[0]}"
-        on_result(job, job.given_up(reason[:500]), "")
+            round_.waiting.append(job)
+        else:
+            round_.on_result(job, job.given_up(f"given up after {job.attempts} attempts: {reason}"[:500]), "")
+
+
+@dataclass
+class _Round:
+    """What is to be done, and what each actor was given of it.
+
+    Attributes:
+        waiting: for an actor that is free.
+        queues: for each actor that runs, the references of its answers and the work.
+        on_result: is called with each result.
+        began: when an actor got to what it is at, by the reference of its answer.
+    """
+
+    waiting: deque[Any]
+    queues: dict[Any, deque[tuple[Any, Any]]]
+    on_result: Callable[[Any, Any, str], None]
+    began: dict[Any, float] = field(default_factory=dict)
+
+    def owners(self) -> dict[Any, Any]:
+        """The actors that are at work, by the reference of their next answer."""
+        now = time.monotonic()
+        found = {queue[0][0]: actor for actor, queue in self.queues.items() if queue}
+        for answer in found:
+            self.began.setdefault(answer, now)
+        return found
 
 
 def _cause(error: Any) -> Exception:

@@ -31,7 +31,7 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def measure(candidate, *, task, log, sleep=0.0, nan_above=9.0, die_once="", die_above=9.0):
+def measure(candidate, *, task, log, sleep=0.0, nan_above=9.0, die_once="", die_above=9.0, hang_above=9.0):
     time.sleep(sleep)
     x, y = candidate.coefficients[0], candidate.coefficients[-1]
     if x > die_above:
@@ -44,6 +44,8 @@ def measure(candidate, *, task, log, sleep=0.0, nan_above=9.0, die_once="", die_
         else:
             os.kill(os.getpid(), signal.SIGKILL)
     note(log, task, candidate)
+    if x > hang_above:
+        signal.sigwait([signal.SIGUSR2])
     if x > nan_above:
         return math.nan
     return sigmoid(1.5 * x - y * y - 0.2) if task == "a" else sigmoid(1.5 * y - x * x - 0.2)

@@ -118,6 +118,20 @@ def test_nobody_looks_for_the_head_between_two_runs(
     assert [job.coefficients for job in measured] == [(0.1, 0.2), (0.2, 0.2)]
 
 
+def test_what_hangs_is_ended_and_tried_again(counted: CountedStudy, home: Path) -> None:
+    hanging = CountedStudy(counted.folder, hang_above=0.5)
+    hanging.config["execution"] |= {"minutes_per_evaluation": 0.02}
+    study = prepare(parse_config(hanging.config), home)
+    found: dict[tuple[float, ...], str] = {}
+    with WorkerPool(study) as pool:
+        jobs = [Job((x, 0.2), (0,)) for x in (0.1, 0.9, 0.2, 0.3, 0.4)]
+        pool.run(study, jobs, lambda job, outcomes, worker: found.update({job.coefficients: outcomes[0].reason}))
+        assert pool.deaths == 2
+    assert {c for c, reason in found.items() if not reason} == {(x, 0.2) for x in (0.1, 0.2, 0.3, 0.4)}
+    assert found[0.9, 0.2] == "given up after 2 attempts: the worker did not answer for 0.02 minutes"
+    assert sorted(hanging.calls.values()) == [1, 1, 1, 1, 2]
+
+
 def test_a_cluster_that_is_too_small_is_told(
     study: Study, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:

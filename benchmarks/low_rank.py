@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
 from benchmarks.tables import write_table
-from mergecore.adapters import read_adapter
-from mergecore.alignment import align
-from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
+from mergecore.checkpoints.adapters import read_adapter
+from mergecore.checkpoints.alignment import align
+from mergecore.checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
 from mergecore.task_matrix import open_task_matrix
 from mergecore.task_vectors import build_task_matrix
 

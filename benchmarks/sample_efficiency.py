@@ -317,7 +317,7 @@ def verdict(found: Curves) -> str:
 
 def picture(found: Curves) -> bytes:
     """Mean over the seeds with a band of one deviation."""
-    from mergecore.drawing import FONT, GREY, INK, SERIES, bare, new_figure, to_png
+    from mergecore.pictures.drawing import FONT, GREY, INK, SERIES, bare, new_figure, to_png
 
     figure = new_figure((8.4, 5.0), f"{found.name}: hypervolume against evaluated coefficient vectors")
     axes = figure.subplots()

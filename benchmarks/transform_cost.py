@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
 from benchmarks.tables import write_table
-from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
+from mergecore.checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
 from mergecore.config_file import parse_config
 from mergecore.merging import MERGES
 from mergecore.merging.base import merge_study

@@ -113,7 +113,7 @@ def convert(
 
     Example: [bold]mergecore convert finetuned.pt finetuned.safetensors[/bold]
     """
-    from mergecore.convert import convert as convert_file
+    from mergecore.checkpoints.convert import convert as convert_file
 
     found = convert_file(source, target)
     typer.echo(f"{target}: {found.tensors} tensors, {found.parameters:,} parameters.")
@@ -279,8 +279,8 @@ def compare(
     table = compare_runs(records)
     print_comparison(table)
     if out is not None:
-        from mergecore.figures import comparison_figure
         from mergecore.files import atomic_write
+        from mergecore.pictures.fronts import comparison_figure
 
         atomic_write(out / "compare.csv", table.to_csv(index=False))
         atomic_write(out / "compare.png", comparison_figure(records))

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import yaml
 
-from mergecore.alignment import BASE_HEAD, is_head_name
-from mergecore.checkpoints import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
+from mergecore.checkpoints.alignment import BASE_HEAD, is_head_name
+from mergecore.checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint, write_safetensors
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder, read_json_mapping
 from mergecore.markdown import cell

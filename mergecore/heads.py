@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from mergecore.alignment import Head
-from mergecore.checkpoints import write_safetensors
+from mergecore.checkpoints.alignment import Head
+from mergecore.checkpoints.checkpoint import write_safetensors
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def store_head(folder: Path, head: Head, fingerprints: Path | None = None) -> St
 
     Args:
         folder: where heads live.
-        head: what `mergecore.alignment.align` set aside.
+        head: what `mergecore.checkpoints.alignment.align` set aside.
         fingerprints: cache folder of `Checkpoint.fingerprint`.
     """
     checkpoint = head.checkpoint

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mergecore.alignment import BASE_HEAD
 from mergecore.architectures.base import Architecture
 from mergecore.architectures.build import build_module, resolve
-from mergecore.checkpoints import Checkpoint
+from mergecore.checkpoints.alignment import BASE_HEAD
+from mergecore.checkpoints.checkpoint import Checkpoint
 from mergecore.config import DatasetConfig, StudyConfig, TaskConfig
 from mergecore.errors import InputError
 from mergecore.evaluators import EVALUATORS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergecore.budget import affordable, budget_notes, check_budget
-from mergecore.checkpoints import Checkpoint
+from mergecore.checkpoints.checkpoint import Checkpoint
 from mergecore.config import StudyConfig
 from mergecore.execution import workers_here
 from mergecore.measured import shares

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mergecore.architectures.build import build_module, resolve
-from mergecore.checkpoints import open_checkpoint
+from mergecore.checkpoints.checkpoint import open_checkpoint
 from mergecore.config import StudyConfig
 from mergecore.config_file import parse_config
 from mergecore.evaluators.base import Candidate

@@ -9,7 +9,7 @@ Shapes: K evaluated candidates, P points of the front, N models, T tasks.
 ``surrogates.json``     for each task: A, b, e, link, bounds, held-out R², PRESS R² and their warnings
 ``front.csv``           ``c.<model>``…, ``predicted.<task>``…, ``real.<task>``…, ``test.<task>``…
 ``summary.json``        name, models, tasks and every figure of the run
-``report.html``         the page of :mod:`mergecore.report`
+``report.html``         the page of :mod:`mergecore.pages.report`
 ======================  ==================================================================================
 
 Numbers round-trip exactly. NaN, a value that was not measured, is an empty field in CSV and null in JSON.
@@ -33,8 +33,8 @@ import yaml
 from mergecore.budget import MINUTES
 from mergecore.errors import InputError, first_line
 from mergecore.files import atomic_write
+from mergecore.pages.report import render_report
 from mergecore.plain import to_json, to_yaml
-from mergecore.report import render_report
 from mergecore.run_record import (
     EVALUATION_FACTS,
     FRONT_KINDS,

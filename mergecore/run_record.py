@@ -43,7 +43,7 @@ class RunRecord:
             ``predicted``, ``real`` or ``test`` column means that nothing of it was measured.
         evaluations: K rows; columns ``c.<model>``, ``<task>`` and ``EVALUATION_FACTS``, as far as they are known.
         surrogates: for each task's name what was fitted; empty when the search used none.
-        summary: the run's figures (see :mod:`mergecore.report` for those that the page shows).
+        summary: the run's figures (see :mod:`mergecore.pages.report` for those that the page shows).
         config: the resolved configuration.
     """
 

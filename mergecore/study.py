@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mergecore.alignment import Alignment, align
-from mergecore.checkpoints import Checkpoint, open_checkpoint
+from mergecore.checkpoints.alignment import Alignment, align
+from mergecore.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from mergecore.checkpoints.vocabularies import check_vocabularies
 from mergecore.config import StudyConfig
 from mergecore.execution import device_of, precision_of
 from mergecore.heads import StoredHead, store_head
@@ -26,7 +27,6 @@ from mergecore.measured import Measured, Role, measured_tasks
 from mergecore.search import SEARCHES, Objectives, Search
 from mergecore.task_vectors import build_task_matrix, check_mergeable
 from mergecore.transforms import TRANSFORMS
-from mergecore.vocabularies import check_vocabularies
 
 NUMBER_CRUNCHERS = ("torch", "transformers", "numpy")
 """Libraries whose version can change a metric; part of every evaluation's key."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from mergecore.checkpoints import DTYPES
+from mergecore.checkpoints.checkpoint import DTYPES
 from mergecore.errors import InputError
 from mergecore.files import read_json_mapping
 

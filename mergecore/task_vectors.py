@@ -22,7 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mergecore.checkpoints import DTYPES, Checkpoint, Fingerprint, LowRankUpdate, TensorInfo, write_safetensors
+from mergecore.checkpoints.checkpoint import (
+    DTYPES,
+    Checkpoint,
+    Fingerprint,
+    LowRankUpdate,
+    TensorInfo,
+    write_safetensors,
+)
 from mergecore.errors import InputError, listed
 from mergecore.files import atomic_folder
 from mergecore.task_matrix import Entry, Layout, TaskMatrix, aligned, map_buffer, open_task_matrix, timed, write_layout

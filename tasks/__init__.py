@@ -1,6 +1,6 @@
 """Thin stages: each loads, calls one function of mergecore, and saves or logs."""
 
-from mergecore.checkpoints import SOURCES
+from mergecore.checkpoints.checkpoint import SOURCES
 from mergecore.patterns import FINDERS
 
 # what a config may name that mergecore, which knows no MLflow, cannot open itself

@@ -25,9 +25,9 @@ from mergecore.comparison.methods import (
 from mergecore.comparison.tables import counts, kind_of_data, measured, points_table, preference_table
 from mergecore.contenders.base import Contender
 from mergecore.errors import InputError, NumericalError
-from mergecore.figures import methods_figure
 from mergecore.fronts.indicators import worst_metrics
 from mergecore.fronts.spread import spread_points
+from mergecore.pictures.fronts import methods_figure
 from mergecore.run_record import TaskInfo
 from mergecore.search import Front
 from mergecore.study import Opened, Study, open_study, prepare, versions

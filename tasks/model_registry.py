@@ -133,7 +133,7 @@ def find_models(rest: str, home: Path) -> list[tuple[str, str]]:
 
 
 def model_folder(rest: str, home: Path) -> Path:
-    """The files of ``models:/<name>/<version>``, fetched once, as `mergecore.checkpoints.SOURCES` has it.
+    """The files of ``models:/<name>/<version>``, fetched once, as `mergecore.checkpoints.checkpoint.SOURCES` has it.
 
     Raises:
         InputError: it is not of that form, or MLflow has no such version.

@@ -10,8 +10,8 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mergecore.tree import side_names
-from mergecore.tree_panels import pair_figure
+from mergecore.pictures.tree import side_names
+from mergecore.pictures.tree_panels import pair_figure
 
 if TYPE_CHECKING:
     from tasks.run import Run

@@ -12,18 +12,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mergecore.budget import Tally
-from mergecore.figures import front_figure
 from mergecore.fronts.diagnose import diagnose, typical_noise
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume, worst_metrics
 from mergecore.measured import shares
 from mergecore.pick import corner_table
+from mergecore.pictures.fronts import front_figure
+from mergecore.pictures.tree import merge_tree
+from mergecore.pictures.tree_panels import tree_figure
 from mergecore.run_folder import write_run
 from mergecore.run_record import RunRecord, TaskInfo
 from mergecore.search import Front, Search
 from mergecore.study import Study, versions
-from mergecore.tree import merge_tree
-from mergecore.tree_panels import tree_figure
 from tasks.artifacts import publish
 from tasks.evaluation import Evaluations
 

@@ -350,7 +350,7 @@ def test_a_family_of_adapters(tmp_path: Path, home: Path, monkeypatch: pytest.Mo
 
 def study_bytes(study: Any) -> int:
     """Of the base in float32."""
-    from mergecore.checkpoints import open_checkpoint
+    from mergecore.checkpoints.checkpoint import open_checkpoint
 
     tensors = open_checkpoint(study.config.base, home=study.home).tensors
     return 4 * sum(int(np.prod(info.shape)) for info in tensors.values())

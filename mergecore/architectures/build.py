@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from mergecore.alignment import OPTIONAL_BUFFERS, Renaming, is_head_name
 from mergecore.architectures import ARCHITECTURES
 from mergecore.architectures.base import Architecture
-from mergecore.checkpoints import TensorInfo
+from mergecore.checkpoints.alignment import OPTIONAL_BUFFERS, Renaming, is_head_name
+from mergecore.checkpoints.checkpoint import TensorInfo
 from mergecore.errors import InputError
 from mergecore.files import read_json_mapping
 

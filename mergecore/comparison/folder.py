@@ -8,7 +8,7 @@
 ``measures.csv``        hypervolume, GD, IGD, IGD+, win rates, evaluations, seconds
 ``tables.md``           these tables to read, and what was left out
 ``front-<N>.png``       the fronts for N models
-``report.html``         the page of :mod:`mergecore.compare_page`
+``report.html``         the page of :mod:`mergecore.pages.comparison`
 ``summary.json``        figures of the whole comparison
 ======================  ==================================================================================
 """
@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergecore.compare_page import render_comparison
 from mergecore.comparison.methods import Comparison
 from mergecore.comparison.tables import (
     KINDS,
@@ -37,6 +36,7 @@ from mergecore.comparison.tables import (
 from mergecore.errors import InputError
 from mergecore.files import atomic_write
 from mergecore.markdown import table
+from mergecore.pages.comparison import render_comparison
 from mergecore.plain import to_json, to_yaml
 
 FILES = (

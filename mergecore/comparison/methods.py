@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mergecore.alignment import align
-from mergecore.checkpoints import open_checkpoint
+from mergecore.checkpoints.alignment import align
+from mergecore.checkpoints.checkpoint import open_checkpoint
 from mergecore.comparison.config import MethodConfig, ReferenceConfig
 from mergecore.comparison.names import kind_of
 from mergecore.config import StudyConfig

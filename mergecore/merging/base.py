@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from mergecore.checkpoints import DTYPES
+from mergecore.checkpoints.checkpoint import DTYPES
 from mergecore.errors import InputError
 from mergecore.files import atomic_folder
 from mergecore.merging import MERGES

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from mergecore.drawing import FONT, GRID, INK, SERIES, bare, font_of, new_figure, short_line, to_png
 from mergecore.pareto_moe.analysis import EQUAL
+from mergecore.pictures.drawing import FONT, GRID, INK, SERIES, bare, font_of, new_figure, short_line, to_png
 
 KIND_NAMES = {"attention": "attention", "mlp": "MLP"}
 _BELOW_ABOVE = LinearSegmentedColormap.from_list("below_above", ["#c2570c", "#f4f4f2", "#1d6fa5"])

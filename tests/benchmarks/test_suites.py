@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.suites import comparison, fronts, lm4, resnet3, tables, text6, vision8
 from benchmarks.suites.__main__ import main
-from mergecore.alignment import align
-from mergecore.checkpoints import Checkpoint, open_checkpoint
+from mergecore.checkpoints.alignment import align
+from mergecore.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from mergecore.config_file import parse_config
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.search import Front

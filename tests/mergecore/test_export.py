@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from mergecore.checkpoints import open_checkpoint
+from mergecore.checkpoints.checkpoint import open_checkpoint
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.evaluation import CandidateEvaluator

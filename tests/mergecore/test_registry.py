@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mergecore.checkpoints import SOURCES
+from mergecore.checkpoints.checkpoint import SOURCES
 from mergecore.data import DATA_SOURCES
 from mergecore.errors import InputError, MergecoreError
 from mergecore.evaluators import EVALUATORS

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import mergecore.task_matrix as kernel
-from mergecore.checkpoints import from_state_dict, open_checkpoint
+from mergecore.checkpoints.checkpoint import from_state_dict, open_checkpoint
 from mergecore.errors import InputError
 from mergecore.task_matrix import TaskMatrix, open_task_matrix
 from mergecore.task_vectors import build_task_matrix

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mergecore.checkpoints import open_checkpoint
+from mergecore.checkpoints.checkpoint import open_checkpoint
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.export import FACTS, export_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mergecore.pareto_moe.analysis as analysis
-from mergecore.checkpoints import from_state_dict
+from mergecore.checkpoints.checkpoint import from_state_dict
 from mergecore.pareto_moe.analysis import dissimilarity, routing_table
 from mergecore.pareto_moe.training import RouterTraining
 from mergecore.pareto_moe.training_options import TrainingOptions

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import mergecore.transforms.base as base_module
-from mergecore.alignment import align
-from mergecore.checkpoints import Checkpoint, from_state_dict, open_checkpoint
+from mergecore.checkpoints.alignment import align
+from mergecore.checkpoints.checkpoint import Checkpoint, from_state_dict, open_checkpoint
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.task_matrix import TaskMatrix

@@ -1,7 +1,7 @@
 """Files that hold a whole pickled module become safetensors, and nothing of what they hold is run.
 
 A pickled module is a programme that rebuilds it; to open one the usual way is to run whatever its author put in.
-`mergecore.torch_files` reads the programme instead of running it. What is looked for in the result is what
+`mergecore.checkpoints.torch_files` reads the programme instead of running it. What is looked for in the result is what
 ``module.state_dict()`` would give.
 """
 
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergecore.checkpoints import STATE_KEYS, TensorInfo, write_safetensors
+from mergecore.checkpoints.checkpoint import STATE_KEYS, TensorInfo, write_safetensors
+from mergecore.checkpoints.inert_pickle import Name, Record
+from mergecore.checkpoints.torch_files import StoredTensor, TorchFile, read_torch_file
 from mergecore.errors import InputError
 from mergecore.files import atomic_file
-from mergecore.inert_pickle import Name, Record
-from mergecore.torch_files import StoredTensor, TorchFile, read_torch_file
 
 MAX_ENTRIES = 5_000_000
 """Parameters, buffers and modules, counted in every place where they stand."""

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mergecore.report import render_report
+from mergecore.pages.report import render_report
 from mergecore.run_record import RunRecord
 from tests.browser import Page, browser
+from tests.mergecore.pages.test_report import pick_by
 from tests.mergecore.records import HOSTILE_NAMES, make_record
-from tests.mergecore.test_report import pick_by
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergecore.alignment import BASE_HEAD, align
-from mergecore.checkpoints import Checkpoint, from_state_dict, open_checkpoint
+from mergecore.checkpoints.alignment import BASE_HEAD, align
+from mergecore.checkpoints.checkpoint import Checkpoint, from_state_dict, open_checkpoint
 from mergecore.errors import InputError
 from mergecore.task_vectors import build_task_matrix, check_mergeable
 

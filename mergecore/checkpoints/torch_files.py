@@ -1,7 +1,7 @@
 """What ``torch.save`` wrote, of any object, read without running anything in it: tensors as places in the file.
 
 Read are the zip format (since torch 1.6), the stream format before it, TorchScript archives, and pickles that were
-written without torch. `mergecore.inert_pickle` builds the objects.
+written without torch. `mergecore.checkpoints.inert_pickle` builds the objects.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from mergecore.checkpoints import TensorInfo, refuse_pointer
+from mergecore.checkpoints.checkpoint import TensorInfo, refuse_pointer
+from mergecore.checkpoints.inert_pickle import Buffer, Machine, Name, Record, Window, damaged, plain_key
 from mergecore.errors import InputError
-from mergecore.inert_pickle import Buffer, Machine, Name, Record, Window, damaged, plain_key
 
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 """What the stream format begins with, as a pickled number."""

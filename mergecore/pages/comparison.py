@@ -24,7 +24,7 @@ from mergecore.comparison.tables import (
     tasks_alike,
     weighted_sums,
 )
-from mergecore.page import fill_page
+from mergecore.pages.page import fill_page
 from mergecore.plain import plain, to_yaml
 
 

@@ -46,7 +46,7 @@ def fill_page(template: str, *, title: str, data: dict[str, Any], css: Sequence[
 
 @cache
 def _resource(name: str) -> str:
-    return files("mergecore").joinpath(name).read_text("utf-8")
+    return files("mergecore.pages").joinpath(name).read_text("utf-8")
 
 
 @cache

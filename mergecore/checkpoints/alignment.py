@@ -29,9 +29,9 @@ from typing import Any, Literal
 
 import torch
 
-from mergecore.adapters import read_adapter
-from mergecore.checkpoints import Checkpoint, LowRankUpdate, TensorInfo
-from mergecore.composed import Place, compose
+from mergecore.checkpoints.adapters import read_adapter
+from mergecore.checkpoints.checkpoint import Checkpoint, LowRankUpdate, TensorInfo
+from mergecore.checkpoints.composed import Place, compose
 from mergecore.errors import InputError, listed
 
 Heads = Literal["auto", "merge"] | Sequence[str]

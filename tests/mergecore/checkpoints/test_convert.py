@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mergecore import convert as converting
-from mergecore import inert_pickle
-from mergecore.alignment import align
-from mergecore.checkpoints import open_checkpoint
-from mergecore.convert import convert
+from mergecore.checkpoints import convert as converting
+from mergecore.checkpoints import inert_pickle
+from mergecore.checkpoints.alignment import align
+from mergecore.checkpoints.checkpoint import open_checkpoint
+from mergecore.checkpoints.convert import convert
 from mergecore.errors import InputError
+from tests.mergecore.checkpoints.test_convert_payloads import Reduced
 from tests.mergecore.evaluators.pico_clip import open_clips
-from tests.mergecore.test_convert_payloads import Reduced
 
 
 class Vanished(torch.nn.Module):

@@ -10,11 +10,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from mergecore.report import page_data
-from mergecore.tree import Node, merge_tree, tree_data, window
-from mergecore.tree_panels import pair_figure, tree_figure
+from mergecore.pages.report import page_data
+from mergecore.pictures.tree import Node, merge_tree, tree_data, window
+from mergecore.pictures.tree_panels import pair_figure, tree_figure
+from tests.mergecore.pictures.test_pictures import has_colour, pixels
 from tests.mergecore.records import HOSTILE_NAMES, make_record, nested_record
-from tests.mergecore.test_figures import has_colour, pixels
 
 FRONT, CHOSEN, SAMPLE = "#0b7a70", "#c2410c", "#b9c1cb"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mergecore.checkpoints import Checkpoint
+from mergecore.checkpoints.checkpoint import Checkpoint
 from mergecore.errors import InputError
 
 

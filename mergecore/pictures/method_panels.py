@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 
 from mergecore.comparison.methods import Comparison, MethodResult
 from mergecore.comparison.tables import KINDS, Kind, kind_of_data, measured, of_count, points_of
-from mergecore.drawing import (
+from mergecore.pictures.drawing import (
     FONT,
     GREY,
     GRID,
@@ -40,7 +40,7 @@ _MARKERS = ("D", "s", "^", "v")
 
 
 def draw_methods(comparison: Comparison, count: int) -> bytes:
-    """What `mergecore.figures.methods_figure` draws."""
+    """What `mergecore.pictures.fronts.methods_figure` draws."""
     kind, results = kind_of_data(comparison), of_count(comparison, count)
     tasks = [comparison.tasks[t] for t in results[0].tasks] if results else []
     entrants, T = _entrants(comparison, results, kind), len(tasks)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mergecore.pages.report import correlation, page_data, references, render_report
 from mergecore.pick import NO_ROW, Pick, pick_point
-from mergecore.report import correlation, page_data, references, render_report
 from mergecore.run_record import RunRecord, TaskInfo
 from tests.mergecore.records import HOSTILE_NAMES, make_record, nested_record, routed_record
 
@@ -136,7 +136,7 @@ def test_policy_allows_the_two_scripts_by_hash_and_no_address() -> None:
 
 def test_own_scripts_never_write_markup_nor_fetch() -> None:
     for name in ("report_choice.js", "report_charts.js", "report_page.js", "report_routers.js"):
-        source = files("mergecore").joinpath(name).read_text("utf-8")
+        source = files("mergecore.pages").joinpath(name).read_text("utf-8")
         forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|fetch\(|XMLHttp|https?://|import\("
         assert re.findall(forbidden, source) == []
 
@@ -256,7 +256,7 @@ def test_the_page_chooses_what_its_command_picks(record: RunRecord, tmp_path: Pa
     rng = np.random.default_rng(0)
     sliders = [*rng.integers(0, 101, (25, len(record.tasks))).tolist(), [0] * len(record.tasks)]
     program = (
-        files("mergecore").joinpath("report_choice.js").read_text("utf-8")
+        files("mergecore.pages").joinpath("report_choice.js").read_text("utf-8")
         + """
         const { data, sliders } = JSON.parse(require("fs").readFileSync(0, "utf-8"));
         const points = data.front[data.basis];
@@ -284,7 +284,7 @@ def test_the_page_shows_the_nearest_preference_and_picks_the_exact_one(tasks: li
     T = len(tasks)
     sliders = [*rng.integers(0, 101, (25, T)).tolist(), [0] * T, [1] * T, *np.eye(T, dtype=int).tolist()]
     program = (
-        files("mergecore").joinpath("report_choice.js").read_text("utf-8")
+        files("mergecore.pages").joinpath("report_choice.js").read_text("utf-8")
         + """
         const { data, sliders } = JSON.parse(require("fs").readFileSync(0, "utf-8"));
         const preferences = data.front.coefficients;
@@ -341,7 +341,7 @@ def pick_by(record: RunRecord, command: str) -> Pick:
 @node
 def test_numbers_and_names_are_written_for_reading(tmp_path: Path) -> None:
     program = (
-        files("mergecore").joinpath("report_choice.js").read_text("utf-8")
+        files("mergecore.pages").joinpath("report_choice.js").read_text("utf-8")
         + """
         console.log(JSON.stringify([
           [0.91234, 9.12345, 91.2345, 91234.5, 1234567, -0.5, 0, 0.00001, null].map((value) => format(value)),

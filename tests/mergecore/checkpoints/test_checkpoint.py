@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mergecore.checkpoints import TensorInfo, from_state_dict, locate, open_checkpoint, write_safetensors
+from mergecore.checkpoints.checkpoint import TensorInfo, from_state_dict, locate, open_checkpoint, write_safetensors
 from mergecore.errors import InputError
 from tests.conftest import random_state, write_checkpoint
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from mergecore.checkpoints import ADAPTER_CONFIG, Checkpoint, LowRankUpdate, TensorInfo
+from mergecore.checkpoints.checkpoint import ADAPTER_CONFIG, Checkpoint, LowRankUpdate, TensorInfo
 from mergecore.errors import InputError
 
 PREFIX = "base_model.model."
@@ -110,7 +110,7 @@ class Adapter:
 
 
 def read_adapter(checkpoint: Checkpoint) -> Adapter:
-    """Understand the names and the config of an adapter that `mergecore.checkpoints.open_checkpoint` opened.
+    """Understand the names and the config of an adapter that `mergecore.checkpoints.checkpoint.open_checkpoint` opened.
 
     Raises:
         InputError: not LoRA, DoRA, a base that the adapter's initialisation changed, or a factor without its partner.

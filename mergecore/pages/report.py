@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 
 from mergecore.budget import ending
-from mergecore.page import fill_page
+from mergecore.pages.page import fill_page
+from mergecore.pictures.tree import merge_tree, tree_data
 from mergecore.plain import plain, to_yaml
 from mergecore.run_record import FRONT_KINDS, RunRecord
-from mergecore.tree import merge_tree, tree_data
 
 
 def render_report(record: RunRecord, *, folder: str | Path | None = None) -> str:

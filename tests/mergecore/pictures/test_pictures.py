@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mergecore.drawing import near, scaling, short_line
 from mergecore.errors import InputError
-from mergecore.figures import comparison_figure, front_figure, methods_figure
-from mergecore.method_panels import _overlaps, _spread
+from mergecore.pictures.drawing import near, scaling, short_line
+from mergecore.pictures.fronts import comparison_figure, front_figure, methods_figure
+from mergecore.pictures.method_panels import _overlaps, _spread
 from mergecore.run_record import RunRecord, TaskInfo
 from tests.mergecore.records import HOSTILE_NAMES, make_comparison, make_record
 
@@ -87,7 +87,7 @@ def test_the_same_record_gives_the_same_bytes() -> None:
 
 
 def test_pyplot_is_never_loaded() -> None:
-    code = "import sys, mergecore.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, mergecore.pictures.fronts; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

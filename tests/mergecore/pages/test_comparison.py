@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mergecore.compare_page import headline, page_data, render_comparison
 from mergecore.comparison.methods import Comparison
 from mergecore.comparison.tables import accuracy_table, measures_table, preference_table
+from mergecore.pages.comparison import headline, page_data, render_comparison
 from mergecore.run_record import TaskInfo
+from tests.mergecore.pages.test_report import Page
 from tests.mergecore.records import HOSTILE_NAMES, make_comparison
-from tests.mergecore.test_report import Page
 
 SCRIPTS = ("report_choice.js", "page_charts.js", "page_elements.js", "compare_charts.js", "compare_page.js")
 
@@ -89,7 +89,7 @@ def test_names_are_data_and_stay_as_they_are() -> None:
 
 def test_own_scripts_never_write_markup_nor_fetch() -> None:
     for name in SCRIPTS:
-        source = files("mergecore").joinpath(name).read_text("utf-8").replace('"http://www.w3.org/2000/svg"', "")
+        source = files("mergecore.pages").joinpath(name).read_text("utf-8").replace('"http://www.w3.org/2000/svg"', "")
         forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|fetch\(|XMLHttp|https?://|import\("
         assert re.findall(forbidden, source) == []
 
@@ -169,9 +169,9 @@ def test_headline_of_shares_ties_and_nothing() -> None:
 @pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's functions here")
 def test_sorting_ranges_and_labels(tmp_path: Path) -> None:
     sources = [
-        files("mergecore").joinpath(name).read_text("utf-8") for name in ("report_choice.js", "compare_charts.js")
+        files("mergecore.pages").joinpath(name).read_text("utf-8") for name in ("report_choice.js", "compare_charts.js")
     ]
-    page = files("mergecore").joinpath("compare_page.js").read_text("utf-8")
+    page = files("mergecore.pages").joinpath("compare_page.js").read_text("utf-8")
     sources.append(page[page.index("function inOrder") : page.index("const nameCell")])
     sources.append("""
         const sorted = (values, side) => [...values].sort((a, b) => inOrder(a, b, side));

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from mergecore.drawing import FONT, GREY, GRID, INK, SERIES, bare, new_figure, short_line, to_png
-from mergecore.tree import Node, side_names, window, without_brackets
+from mergecore.pictures.drawing import FONT, GREY, GRID, INK, SERIES, bare, new_figure, short_line, to_png
+from mergecore.pictures.tree import Node, side_names, window, without_brackets
 
 _FRONT, _CHOICE, _CLOUD = SERIES[0], SERIES[1], "#b9c1cb"
 _LEAF, _LEVEL, _FOOT, _HEAD = 1.45, 1.95, 1.2, 0.75

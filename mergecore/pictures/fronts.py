@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from mergecore.comparison.runs import real_front
-from mergecore.drawing import (
+from mergecore.pages.report import references
+from mergecore.pictures.drawing import (
     FONT,
     GREY,
     GRID,
@@ -30,7 +31,6 @@ from mergecore.drawing import (
     short_line,
     to_png,
 )
-from mergecore.report import references
 from mergecore.run_record import RunRecord, TaskInfo
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def methods_figure(comparison: Comparison, count: int) -> bytes:
     choice at equal preference as a path with its name at the end, the searched fronts pale behind. Held-out data where
     there is any; what lies far off is left out, and named below the picture.
     """
-    from mergecore.method_panels import draw_methods  # torch comes with it, which pictures of runs do without
+    from mergecore.pictures.method_panels import draw_methods  # torch comes with it, which pictures of runs do without
 
     return draw_methods(comparison, count)
 

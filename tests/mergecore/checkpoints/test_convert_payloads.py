@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mergecore.convert import convert
+from mergecore.checkpoints.convert import convert
 from mergecore.errors import InputError
 
 

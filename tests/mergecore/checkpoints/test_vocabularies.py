@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mergecore.checkpoints import Checkpoint
+from mergecore.checkpoints.checkpoint import Checkpoint
+from mergecore.checkpoints.vocabularies import check_vocabularies, token_numbers
 from mergecore.errors import InputError
-from mergecore.vocabularies import check_vocabularies, token_numbers
 
 TOKENS = ["<pad>", "the", "cat", "sat"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mergecore.checkpoints import Checkpoint, Fingerprint, LowRankUpdate, TensorInfo
+from mergecore.checkpoints.checkpoint import Checkpoint, Fingerprint, LowRankUpdate, TensorInfo
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import numpy as np
 
 from benchmarks.measuring import Measurer
 from benchmarks.tables import write_table
-from mergecore.config import FrontConfig
 from mergecore.config_file import parse_config
 from mergecore.digits import study_config
 from mergecore.files import home_folder
+from mergecore.fronts.config import FrontConfig
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import generational_distance, inverted_generational_distance
 from mergecore.fronts.spread import spread_points

@@ -24,10 +24,10 @@ import numpy as np
 from benchmarks.measuring import Measurer
 from benchmarks.tables import write_table
 from mergecore.budget import BudgetConfig
-from mergecore.config import FrontConfig
 from mergecore.digits import study_config
 from mergecore.fidelity import Correction, grown_count, nearest_front
 from mergecore.files import home_folder
+from mergecore.fronts.config import FrontConfig
 from mergecore.fronts.indicators import hypervolume
 from mergecore.fronts.spread import spread_points
 from mergecore.measured import shares

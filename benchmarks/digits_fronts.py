@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.measuring import Measurer
 from benchmarks.tables import write_table
-from mergecore.config import FrontConfig
 from mergecore.digits import study_config
 from mergecore.files import home_folder
+from mergecore.fronts.config import FrontConfig
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import (
     generational_distance,

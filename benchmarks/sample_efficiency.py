@@ -27,10 +27,10 @@ import numpy as np
 from benchmarks.measuring import Measurer
 from benchmarks.rivals import rivals
 from benchmarks.tables import RESULTS, machine, markdown
-from mergecore.config import FrontConfig
 from mergecore.config_file import parse_config
 from mergecore.digits import study_config
 from mergecore.files import atomic_write, home_folder
+from mergecore.fronts.config import FrontConfig
 from mergecore.fronts.indicators import hypervolume, worst_metrics
 from mergecore.fronts.spread import spread_points
 from mergecore.search import Search

@@ -21,10 +21,10 @@ from benchmarks.measuring import Measurer
 from benchmarks.sample_efficiency import BATCHES, BUDGETS, OURS, SEEDS, Arena, Trace, kept_trace, methods, study_named
 from benchmarks.tables import write_table
 from mergecore.budget import StopConfig
-from mergecore.config import FrontConfig
 from mergecore.config_file import parse_config
 from mergecore.digits import study_config
 from mergecore.files import home_folder
+from mergecore.fronts.config import FrontConfig
 from mergecore.search.convergence import Convergence
 from mergecore.study import prepare
 

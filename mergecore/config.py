@@ -12,7 +12,7 @@ from mergecore.comparison.config import CompareConfig
 from mergecore.errors import InputError
 from mergecore.evaluators import EVALUATORS
 from mergecore.evaluators.metrics import METRICS
-from mergecore.fronts.optimise import ALGORITHMS
+from mergecore.fronts.config import FrontConfig
 from mergecore.registry import did_you_mean
 from mergecore.run_record import check_names
 from mergecore.search import SEARCHES, SearchOptions
@@ -174,20 +174,6 @@ class MergeConfig(Section):
             except InputError as error:
                 raise ValueError(str(error)) from None
         return self
-
-
-class FrontConfig(Section):
-    """How the Pareto front of the surrogates is found and verified."""
-
-    algorithm: str = Field("nsga3", description=f"One of: {', '.join(ALGORITHMS)}.")
-    population: int = Field(200, ge=4, le=10_000)
-    generations: int = Field(300, ge=1, le=100_000)
-    verify: int = Field(10, ge=0, description="How many points of the front to evaluate for real.")
-
-    @field_validator("algorithm")
-    @classmethod
-    def _known_algorithm(cls, value: str) -> str:
-        return known(value, ALGORITHMS)
 
 
 class ExecutionConfig(Section):

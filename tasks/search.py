@@ -22,7 +22,7 @@ from tasks.evaluation import Evaluations, evaluate, known_candidates
 from tasks.parts import evaluate_by_parts
 
 if TYPE_CHECKING:
-    from mergecore.config import FrontConfig
+    from mergecore.fronts.config import FrontConfig
     from tasks.run import Run
 
 WARM_START = "warm start"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from mergecore.config import FrontConfig
 from mergecore.contenders.base import Contender, Field
 from mergecore.errors import InputError, NumericalError
 from mergecore.fronts.choose import by_preference
+from mergecore.fronts.config import FrontConfig
 from mergecore.search import Front, Search
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mergecore.errors import InputError
 
 if TYPE_CHECKING:
-    from mergecore.config import FrontConfig
+    from mergecore.fronts.config import FrontConfig
     from mergecore.surrogates import QuadraticFit
 
 

@@ -18,7 +18,7 @@ from mergecore.fronts.spread import spread_points
 from mergecore.search.base import Front, Search
 
 if TYPE_CHECKING:
-    from mergecore.config import FrontConfig
+    from mergecore.fronts.config import FrontConfig
 
 POINTS = 24
 """Of a round's front that are kept."""

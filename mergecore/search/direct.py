@@ -12,7 +12,7 @@ from mergecore.search.base import Front, Search, SearchOptions
 from mergecore.search.sampled import SampledOptions, SampledSearch
 
 if TYPE_CHECKING:
-    from mergecore.config import FrontConfig
+    from mergecore.fronts.config import FrontConfig
 
 
 class DirectOptions(SampledOptions):

@@ -12,7 +12,7 @@ from mergecore.surrogates import QuadraticFit, fit_quadratic
 from mergecore.surrogates.least_squares import parameter_count
 
 if TYPE_CHECKING:
-    from mergecore.config import FrontConfig
+    from mergecore.fronts.config import FrontConfig
 
 
 class MapOptions(SampledOptions):

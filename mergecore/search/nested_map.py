@@ -33,7 +33,7 @@ from mergecore.surrogates import QuadraticFit
 from mergecore.surrogates.least_squares import parameter_count
 
 if TYPE_CHECKING:
-    from mergecore.config import FrontConfig
+    from mergecore.fronts.config import FrontConfig
 
 
 class NestedMapOptions(SearchOptions):

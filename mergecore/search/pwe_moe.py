@@ -21,7 +21,7 @@ from mergecore.search.direct import measured_front
 from mergecore.search.sampled import CountedOptions, CountedSearch
 
 if TYPE_CHECKING:
-    from mergecore.config import FrontConfig
+    from mergecore.fronts.config import FrontConfig
     from mergecore.search.base import Objectives
 
 

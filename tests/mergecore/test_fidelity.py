@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mergecore.config import FrontConfig
 from mergecore.fidelity import Correction, grown_count, nearest_front
+from mergecore.fronts.config import FrontConfig
 from mergecore.fronts.indicators import hypervolume
 from mergecore.search import SEARCHES, Objectives
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mergecore.config import FrontConfig
 from mergecore.contenders import CONTENDERS
 from mergecore.contenders.base import Contender, Field
 from mergecore.contenders.searched import Searched
 from mergecore.contenders.unloaded import Unloaded
 from mergecore.errors import InputError, NumericalError
+from mergecore.fronts.config import FrontConfig
 from mergecore.search import SEARCHES, Objectives
 
 GOALS = Objectives(("x", "y"), (True, True), (None, None), (None, None), (0, 1))

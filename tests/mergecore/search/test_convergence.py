@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mergecore.config import FrontConfig
+from mergecore.fronts.config import FrontConfig
 from mergecore.fronts.dominance import non_dominated
 from mergecore.fronts.indicators import hypervolume
 from mergecore.search import SEARCHES, Objectives, Search

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from mergecore.config import FrontConfig
 from mergecore.errors import InputError
+from mergecore.fronts.config import FrontConfig
 from mergecore.search import SEARCHES, Objectives
 from mergecore.search.nested_map import NestedMapSearch
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mergecore.config import FrontConfig
 from mergecore.errors import InputError, NumericalError
+from mergecore.fronts.config import FrontConfig
 from mergecore.fronts.dominance import non_dominated
 from mergecore.search import SEARCHES, Objectives, Search
 

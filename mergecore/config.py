@@ -184,7 +184,9 @@ class ExecutionConfig(Section):
         1, ge=1, description="The same for any number of workers: results repeat to the bit."
     )
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0)] = Field(
-        "auto", description="A fraction shares a GPU between workers; auto: one each where this machine has any."
+        "auto",
+        description="A fraction shares a GPU between workers; auto: one each where this machine has any, "
+        "none on a cluster.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Of matrix products; auto: float32 on CPUs, bfloat16 on GPUs. Part of an evaluation's key."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
-from mergecore.config import StudyConfig
+from mergecore.config import ExecutionConfig, StudyConfig
 from mergecore.errors import InputError
 from mergecore.files import usable_cores
 
@@ -15,6 +17,11 @@ ROUNDING = 1e-6
 def places(available: float, each: float) -> int:
     """How many workers find room in what a machine has of something, of which every worker takes ``each``."""
     return int(available / each + ROUNDING)
+
+
+def cluster_address(execution: ExecutionConfig) -> str:
+    """Of the Ray cluster that a study joins: the config's or that of RAY_ADDRESS; empty where it starts a local one."""
+    return execution.ray_address or os.environ.get("RAY_ADDRESS") or ""
 
 
 def gpus_here() -> int:
@@ -29,14 +36,14 @@ def device_of(config: StudyConfig) -> str:
         InputError: workers of this machine are to have GPUs that it has not.
     """
     execution = config.execution
-    here = gpus_here() if execution.ray_address is None else None
+    here = None if cluster_address(execution) else gpus_here()
     if execution.gpus_per_worker == "auto":
         return "cuda" if here else "cpu"
     if here is not None and execution.gpus_per_worker > here:
         found = f"only {here} on this machine" if here else "no GPU on this machine"
         raise InputError(
             f"execution.gpus_per_worker is {execution.gpus_per_worker:g}, but torch finds {found}.",
-            "Leave it away, or name a cluster with 'execution: {ray_address: …}'.",
+            "Leave it away, or name a cluster with RAY_ADDRESS or 'execution: {ray_address: …}'.",
         )
     return "cuda" if execution.gpus_per_worker else "cpu"
 
@@ -62,6 +69,17 @@ def workers_here(config: StudyConfig) -> int:
     execution = config.execution
     wanted = execution.workers
     count = places(usable_cores(), execution.threads_per_worker) if wanted == "auto" else wanted
-    if execution.ray_address is None and (gpus := gpus_per_worker(config)):
+    if not cluster_address(execution) and (gpus := gpus_per_worker(config)):
         count = min(count, places(gpus_here(), gpus))
     return max(1, count)
+
+
+def cluster_notes(config: StudyConfig) -> list[str]:
+    """What a user should know of the workers of a cluster, whose machines nobody has seen yet."""
+    address = cluster_address(config.execution)
+    if not address or config.execution.gpus_per_worker != "auto":
+        return []
+    return [
+        f"Workers of the Ray cluster at {address!r} get no GPU unless 'execution.gpus_per_worker' says how many, or "
+        "which part of one."
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from mergecore.budget import affordable, budget_notes, check_budget
 from mergecore.checkpoints.checkpoint import Checkpoint
 from mergecore.config import StudyConfig
-from mergecore.execution import workers_here
+from mergecore.execution import cluster_notes, workers_here
 from mergecore.measured import shares
 from mergecore.search.pwe_moe import PweMoeOptions
 from mergecore.study import Opened, new_search, open_study
@@ -77,7 +77,7 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         warnings.append(
             f"The task matrix needs up to {matrix_bytes / 1e9:.1f} GB, {str(home)!r} has {free / 1e9:.1f} GB free."
         )
-    warnings += base_dtype_notes(base, models)
+    warnings += [*base_dtype_notes(base, models), *cluster_notes(config)]
     search, workers = new_search(config), workers_here(config)
     share_T = shares(opened.measured)
     check_budget(config.budget, search, share_T)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mergecore.config import ExecutionConfig
 from mergecore.errors import EvaluationError
-from mergecore.execution import places
+from mergecore.execution import cluster_address, places
 from mergecore.files import usable_cores
 from tasks.signals import own_end
 
@@ -42,10 +42,6 @@ class Cluster:
         """Whether its head was given up; whatever is asked of Ray then waits for it."""
         return self._head is not None and self._head.lost
 
-    @property
-    def _address(self) -> str:
-        return self._options.ray_address or os.environ.get("RAY_ADDRESS") or ""
-
     def start(self) -> Head:
         """Join or start it; its head is looked for anew, since nobody did between two runs.
 
@@ -54,7 +50,7 @@ class Cluster:
         """
         import ray
 
-        address = self._address
+        address = cluster_address(self._options)
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that the config does not ask for
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

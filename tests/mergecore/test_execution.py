@@ -13,7 +13,7 @@ from mergecore import execution
 from mergecore.config import ExecutionConfig, StudyConfig
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError
-from mergecore.execution import device_of, gpus_per_worker, places, precision_of, workers_here
+from mergecore.execution import cluster_notes, device_of, gpus_per_worker, places, precision_of, workers_here
 
 
 def config(**options: Any) -> StudyConfig:
@@ -32,6 +32,7 @@ def config(**options: Any) -> StudyConfig:
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, cores: int, gpus: int) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(execution, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
@@ -93,6 +94,9 @@ def test_auto_is_a_gpu_each_where_there_are_any(monkeypatch: pytest.MonkeyPatch)
     assert gpus_per_worker(config()) == 1
     assert precision_of(config()) == "bfloat16"
     assert gpus_per_worker(config(ray_address="head:6379")) == 0
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert gpus_per_worker(config()) == 0
+    monkeypatch.delenv("RAY_ADDRESS")
     machine(monkeypatch, cores=16, gpus=0)
     assert gpus_per_worker(config()) == 0
 
@@ -103,6 +107,8 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch, gpus: int, as
     with pytest.raises(InputError, match=f"gpus_per_worker is {asked:g}, but torch finds {found} on this machine"):
         device_of(config(gpus_per_worker=asked))
     assert device_of(config(gpus_per_worker=asked, ray_address="head:6379")) == "cuda"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert device_of(config(gpus_per_worker=asked)) == "cuda"
 
 
 @pytest.mark.parametrize("gpus", [0, 0.25, 1, 4])
@@ -114,3 +120,22 @@ def test_not_one_and_a_half_gpus() -> None:
     """Ray has none of it."""
     with pytest.raises(InputError, match=r"execution\.gpus_per_worker.*a part of a GPU or whole ones, not 1\.5"):
         config(gpus_per_worker=1.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "told"),
+    [
+        ({}, "", False),
+        ({}, "head:6379", True),
+        ({"ray_address": "a:1"}, "", True),
+        ({"gpus_per_worker": 1}, "b:1", False),
+    ],
+)
+def test_a_cluster_whose_gpus_nobody_asked_for_is_told(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], named: str, told: bool
+) -> None:
+    machine(monkeypatch, cores=2, gpus=0)
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    notes = cluster_notes(config(**options))
+    assert bool(notes) is told
+    assert all((named or "a:1") in note for note in notes)

@@ -78,11 +78,11 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     Example: [bold]mergecore check study.yaml[/bold]
     """
     from flows.terminal import print_check
-    from mergecore.files import home_folder
+    from mergecore.files import writable_home
     from mergecore.preflight import check as check_study
 
     study = _study(config, overrides)
-    print_check(study.name, check_study(study, home_folder()))
+    print_check(study.name, check_study(study, writable_home()))
 
 
 @app.command()
@@ -92,11 +92,11 @@ def run(config: ConfigFile, overrides: Overrides = None, out: Out = None) -> Non
     Example: [bold]mergecore run study.yaml --set search.samples=60 --out runs/study[/bold]
     """
     from flows.terminal import print_notes, running
-    from mergecore.files import home_folder
+    from mergecore.files import writable_home
     from mergecore.preflight import check as check_study
 
     study = _study(config, overrides)
-    print_notes(check_study(study, home_folder()).warnings)
+    print_notes(check_study(study, writable_home()).warnings)
     with running(Path(out or Path("runs") / study.name)):
         from flows import FLOWS
 
@@ -194,10 +194,10 @@ def verify(
     """
     from flows.terminal import print_verified
     from mergecore.errors import MergecoreError
-    from mergecore.files import home_folder
+    from mergecore.files import writable_home
     from mergecore.reloaded import reload_and_measure
 
-    found = reload_and_measure(folder, home_folder())
+    found = reload_and_measure(folder, writable_home())
     print_verified(folder, found)
     if not all(task.same for task in found):
         raise MergecoreError(f"{str(folder)!r} does not give the numbers of its run.")
@@ -214,10 +214,10 @@ def register(
     Example: [bold]mergecore register merged digits[/bold]
     """
     from flows.terminal import print_versions
-    from mergecore.files import home_folder
+    from mergecore.files import writable_home
     from tasks.model_registry import register as register_checkpoint
 
-    print_versions({alias: register_checkpoint(folder, name, home_folder(), alias=alias)})
+    print_versions({alias: register_checkpoint(folder, name, writable_home(), alias=alias)})
 
 
 @app.command()
@@ -230,10 +230,10 @@ def promote(
     Example: [bold]mergecore promote digits[/bold]
     """
     from flows.terminal import print_versions
-    from mergecore.files import home_folder
+    from mergecore.files import writable_home
     from tasks.model_registry import promote as promote_version
 
-    before, after = promote_version(name, home_folder(), version=version)
+    before, after = promote_version(name, writable_home(), version=version)
     print_versions({"champion before": before, "champion": after})
 
 
@@ -291,19 +291,19 @@ def _study(config: Path, overrides: list[str] | None) -> StudyConfig:
     """What a config file says, over the checkpoints that are there now."""
     import tasks  # noqa: F401  (what only MLflow can find)
     from mergecore.config_file import load_config
-    from mergecore.files import home_folder
+    from mergecore.files import writable_home
     from mergecore.patterns import resolve_sources
 
-    return resolve_sources(load_config(config, overrides), home_folder())
+    return resolve_sources(load_config(config, overrides), writable_home())
 
 
 def _compare_methods(config: Path, overrides: list[str] | None, out: Path | None) -> None:
     from flows.terminal import print_methods, print_notes, relative, running
-    from mergecore.files import home_folder
+    from mergecore.files import writable_home
     from mergecore.preflight import check as check_study
 
     study = _study(config, overrides)
-    print_notes(check_study(study.untransformed(), home_folder()).warnings)
+    print_notes(check_study(study.untransformed(), writable_home()).warnings)
     with running(Path(out or Path("runs") / f"{study.name}-compare")):
         from flows.compare import compare_flow
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mergecore.budget import spent_sentence
-from mergecore.files import home_folder
+from mergecore.files import home_folder, writable_home
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +40,8 @@ def running(folder: Path) -> Iterator[None]:
     Args:
         folder: the run's folder, named in the log.
     """
-    log = home_folder() / "logs" / "run.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = writable_home() / "logs" / "run.log"
+    log.parent.mkdir(exist_ok=True)
     # before prefect is imported: its console handler reads this once
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -73,13 +73,17 @@ def _foreign_logs_to(log: Path) -> Iterator[None]:
         handler.close()
 
 
-def note_crash(error: BaseException) -> Path:
-    """Append the traceback of an unexpected error to a log and return its path."""
+def note_crash(error: BaseException) -> str:
+    """Append the traceback of an unexpected error to a log, and say where that is; the traceback if it cannot be."""
+    text = "".join(traceback.format_exception(error))
     log = home_folder() / "logs" / "crash.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as sink:
-        sink.write("".join(traceback.format_exception(error)))
-    return log
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as sink:
+            sink.write(text)
+    except OSError:  # a full disk may be what went wrong
+        return text.rstrip()
+    return str(log)
 
 
 def relative(path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from mergecore.search import SEARCHES
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_CONFIG_NODES = 100_000
+BRANCH = re.compile(r"int|float|(constrained-|function-|literal|tuple|list|nullable).*", re.ASCII)
+"""How pydantic calls a branch of a union in a fault's place."""
 RESOLVED = "resolved"
 """Key of a finished run's config.yaml under which it notes what it found: fingerprints and versions."""
 
@@ -113,15 +117,31 @@ def _explain(error: ValidationError) -> str:
     """One sentence for the first fault of a validation, with a suggestion for a misspelt key."""
     # an unknown key is most often the cause of the missing one beside it
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    place = [str(part) for part in first["loc"] if part not in SEARCHES]
+    alternatives = [fault for fault in error.errors() if _before_branches(fault) == _before_branches(first)]
+    # of what may be this or that, what came furthest was meant; a word that may stand there instead is told beside
+    first = max(alternatives, key=lambda fault: (len(_place(fault["loc"])), fault["type"] != "literal_error"))
+    place = _place(first["loc"])
+    words = [f["ctx"]["expected"] for f in alternatives if f["type"] == "literal_error" and f is not first]
     where = ".".join(place) or "the study"
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}. {did_you_mean(place[-1], _keys_at(place[:-1], first['loc']))}"
+    if first["type"] == "missing" and place[-1].isdigit():
+        return f"{'.'.join(place[:-1])}: too few values."
     if first["type"] == "missing":
         return f"the key {where!r} is missing."
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    message = ", or ".join([first["msg"].removeprefix("Value error, ").rstrip("."), *words])
     message += "" if message.endswith("?") else "."
     return f"{where}: {message}" if place and first["type"] != "value_error" else message
+
+
+def _before_branches(fault: Any) -> tuple[Any, ...]:
+    """The part of a fault's place that alternatives share; all of it where there is no union."""
+    return tuple(itertools.takewhile(lambda part: not BRANCH.fullmatch(str(part)), fault["loc"]))
+
+
+def _place(location: tuple[Any, ...]) -> list[str]:
+    """Where a fault is, without the branches of unions that pydantic names on the way."""
+    return [str(part) for part in location if part not in SEARCHES and not BRANCH.fullmatch(str(part))]
 
 
 def _keys_at(place: list[str], location: tuple[Any, ...]) -> list[str]:

@@ -25,6 +25,32 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def writable_home() -> Path:
+    """MERGECORE_HOME, which exists from now on.
+
+    Raises:
+        InputError: nothing can be written to it.
+    """
+    home = home_folder()
+    writable_folder(home, hint="MERGECORE_HOME names the folder that runs share; default: .mergecore.")
+    return home
+
+
+def writable_folder(folder: Path, *, hint: str = "") -> None:
+    """Create a folder where there is none, and find out now whether files can be written to it.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "is a file, not a folder" if folder.is_file() else f"cannot be written to: {error.strerror or error}"
+        raise InputError(f"{str(folder)!r} {reason}.", hint) from None
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as handle:

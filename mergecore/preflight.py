@@ -70,7 +70,6 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
     base, models = opened.alignment.base, opened.alignment.models
     parameters = sum(math.prod(info.shape) for info in base.tensors.values() if info.dtype.is_floating_point)
     matrix_bytes = _matrix_bytes(base, models, parameters, config.merge.storage)
-    home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     warnings = list(opened.notes)
     if matrix_bytes > free:

@@ -32,7 +32,7 @@ import yaml
 
 from mergecore.budget import MINUTES
 from mergecore.errors import InputError, first_line
-from mergecore.files import atomic_write
+from mergecore.files import atomic_write, writable_folder
 from mergecore.pages.report import render_report
 from mergecore.plain import to_json, to_yaml
 from mergecore.run_record import (
@@ -60,11 +60,9 @@ def write_run(folder: str | Path, record: RunRecord) -> None:
     ``summary.json`` is replaced last. Columns that ``record`` has beyond those of the tables are not written.
 
     Raises:
-        InputError: names that clash (see ``check_names``), or ``folder`` is a file.
+        InputError: names that clash (see ``check_names``), or nothing can be written to ``folder``.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is a file, not a folder for a run.")
     tasks = [task.name for task in record.tasks]
     check_names(record.models, tasks)
     head = {"name": record.name, "models": list(record.models), "tasks": [asdict(task) for task in record.tasks]}
@@ -76,6 +74,7 @@ def write_run(folder: str | Path, record: RunRecord) -> None:
         "report.html": render_report(record, folder=folder),
         "summary.json": to_json({**head, **{key: value for key, value in record.summary.items() if key not in head}}),
     }
+    writable_folder(folder)
     for name in RUN_FILES:
         atomic_write(folder / name, texts[name])
 

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mergecore.digits import prepare
-from mergecore.files import home_folder
+from mergecore.files import writable_home
 from tasks.artifacts import Progress
 
 
@@ -15,5 +15,5 @@ def train_digits(tasks: int, seed: int) -> None:
     """Pre-train the base and fine-tune one model a task, unless an earlier run did."""
     with Progress("training digit models", unit="%") as progress:
         prepare(
-            home_folder(), tasks=tasks, seed=seed, progress=lambda _, share: progress.update(round(100 * share), 100)
+            writable_home(), tasks=tasks, seed=seed, progress=lambda _, share: progress.update(round(100 * share), 100)
         )

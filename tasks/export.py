@@ -17,7 +17,7 @@ from mergecore.config_file import RESOLVED, parse_config
 from mergecore.errors import EvaluationError, InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.export import FACTS, PARENTS, export_model
-from mergecore.files import home_folder, read_json_mapping
+from mergecore.files import read_json_mapping, writable_home
 from mergecore.pareto_moe.routed_study import trained_study
 from mergecore.pick import Pick
 from mergecore.registry import did_you_mean
@@ -34,7 +34,7 @@ def run_study(record: RunRecord) -> Study:
     Raises:
         InputError: the sources are gone, or their content is no longer what the run merged.
     """
-    study = prepare(parse_config(record.config, where="the run's config.yaml"), home_folder())
+    study = prepare(parse_config(record.config, where="the run's config.yaml"), writable_home())
     _check_content(study, record.config)
     return trained_study(study) if study.config.search.method == "pwe_moe" else study
 
@@ -58,7 +58,7 @@ def export_point(record: RunRecord, point: Pick, folder: Path, task: str | None 
         return
     config = parse_config(record.config, where="the comparison's config.yaml")
     method = compared_method(config, record.summary["method"])
-    config, home = config.untransformed().first(record.summary["merged"]), home_folder()
+    config, home = config.untransformed().first(record.summary["merged"]), writable_home()
     opened = open_study(config, home)
     plain = prepare(config, home, opened=opened)
     _check_content(plain, record.config)
@@ -135,7 +135,7 @@ def verify_checkpoint(folder: Path) -> None:
     Raises:
         EvaluationError: some metric is not that of the run.
     """
-    for found in reload_and_measure(folder, home_folder()):
+    for found in reload_and_measure(folder, writable_home()):
         if not found.same:
             raise EvaluationError(
                 f"{str(folder)!r} does not give the numbers of its run: {found.task} has {found.metric} "
@@ -146,7 +146,7 @@ def verify_checkpoint(folder: Path) -> None:
 @task(name="register checkpoint", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
 def register_checkpoint(folder: Path, name: str, alias: str) -> Registered:
     """Into MLflow's model registry."""
-    return register(folder, name, home_folder(), alias=alias)
+    return register(folder, name, writable_home(), alias=alias)
 
 
 @task(name="publish export", cache_policy=NO_CACHE)

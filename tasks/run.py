@@ -14,7 +14,7 @@ from prefect.states import Completed
 
 from mergecore.config import StudyConfig
 from mergecore.data.cache import decoded
-from mergecore.files import home_folder
+from mergecore.files import writable_folder, writable_home
 from mergecore.run_folder import RUN_FILES, finished_with
 from mergecore.study import Study
 from tasks.artifacts import Progress, tell
@@ -73,12 +73,16 @@ def open_run(config: StudyConfig, out: str | None, *, files: Sequence[str] = RUN
         config: the study.
         out: the run's folder; default ``runs/NAME``.
         files: what a finished run leaves in it.
+
+    Raises:
+        InputError: the study cannot work, or nothing can be written to its folder or to MERGECORE_HOME.
     """
     started = time.time()
     begun, before = time.perf_counter(), decoded()
-    home = home_folder()
-    study = prepare_study(config, home)
+    home = writable_home()
     folder = Path(out) if out else Path("runs") / config.name
+    writable_folder(folder)
+    study = prepare_study(config, home)
     timings = {"prepare": time.perf_counter() - begun}
     with Tracker(study, folder) as tracker, WorkerPool(study) as pool:
         unchanged = _unchanged(study, folder, tracker, files)

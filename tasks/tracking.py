@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mergecore.errors import InputError, first_line
+from mergecore.files import writable_folder
 from mergecore.study import Study
 
 if TYPE_CHECKING:
@@ -239,14 +241,24 @@ def tracking_uri(uri: str | None, home: Path) -> str:
 
 
 def mlflow_client(uri: str) -> MlflowClient:
-    """A client of the tracking server and the model registry at ``uri``, from `tracking_uri`."""
+    """A client of the tracking server and the model registry at ``uri``, from `tracking_uri`.
+
+    Raises:
+        InputError: MLflow does not know such places, or a database cannot be there.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent that the config does not ask for
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient, MlflowException
 
     with quiet():
         if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+            writable_folder(Path(uri.removeprefix("sqlite:///")).parent)
+        try:
+            return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        except MlflowException as error:
+            raise InputError(
+                f"MLflow cannot be used at {uri!r}: {first_line(error).rstrip('.')}.",
+                "tracking.uri or MLFLOW_TRACKING_URI names it, such as 'sqlite:///mlflow.db' or 'http://server:5000'.",
+            ) from None
 
 
 def experiment_id(client: MlflowClient, name: str, home: Path) -> str:

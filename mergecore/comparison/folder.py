@@ -33,8 +33,7 @@ from mergecore.comparison.tables import (
     tasks_alike,
     wide_preferences,
 )
-from mergecore.errors import InputError
-from mergecore.files import atomic_write
+from mergecore.files import atomic_write, writable_folder
 from mergecore.markdown import table
 from mergecore.pages.comparison import render_comparison
 from mergecore.plain import to_json, to_yaml
@@ -66,15 +65,14 @@ def write_comparison(folder: Path, comparison: Comparison, pictures: Mapping[str
         pictures: file name without its end to PNG.
 
     Raises:
-        InputError: ``folder`` is a file.
+        InputError: nothing can be written to ``folder``.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is a file, not a folder for a comparison.")
     files: dict[str, str | bytes] = {"config.yaml": to_yaml(comparison.config)}
     files |= {f"{name}.csv": found.to_csv(index=False) for name, found in comparison_tables(comparison).items()}
     files |= {"tables.md": tables_page(comparison), "report.html": render_comparison(comparison)}
     files |= {f"{name}.png": picture for name, picture in pictures.items()}
     files["summary.json"] = to_json({"name": comparison.name, "models": comparison.models, **comparison.summary})
+    writable_folder(folder)
     for name, content in files.items():
         atomic_write(folder / name, content)
 

@@ -178,6 +178,27 @@ def test_an_unexpected_error_ends_with_1_and_names_its_log(home, tmp_path, comma
     assert "ZeroDivisionError" in (home / "logs" / "crash.log").read_text()
 
 
+def test_an_unexpected_error_that_no_log_can_take_is_shown(tmp_path, command, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MERGECORE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("mergecore.choice.read_run", lambda folder: 1 / 0)
+    code, _, err = command("pick", tmp_path, "--knee")
+    assert code == 1
+    assert "Unexpected ZeroDivisionError" in err
+    assert "Details: Traceback" in err
+
+
+@pytest.mark.parametrize("words", [("check", "study.yaml"), ("run", "study.yaml"), ("quickstart",)], ids=lambda w: w[0])
+def test_a_home_that_cannot_be_is_one_sentence(pico_config, tmp_path, command, monkeypatch, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(yaml.safe_dump(pico_config))
+    Path("file").touch()
+    monkeypatch.setenv("MERGECORE_HOME", str(tmp_path / "file"))
+    code, _, err = command(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "file' is a file, not a folder. MERGECORE_HOME names" in err
+
+
 def finished(folder: Path, name: str, front: list[list[float]]) -> Path:
     import pandas as pd
 

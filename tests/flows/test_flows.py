@@ -99,6 +99,20 @@ def test_every_candidate_failing_is_one_sentence(counted: CountedStudy, tmp_path
         run(counted.config, tmp_path / "out")
 
 
+def test_a_folder_that_cannot_be_is_told_before_any_evaluation(counted: CountedStudy, tmp_path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match="file' is a file, not a folder"):
+        run(counted.config, tmp_path / "file")
+    assert not counted.calls
+
+
+def test_a_tracker_that_cannot_be_is_told_before_any_evaluation(counted: CountedStudy, tmp_path) -> None:
+    counted.config["tracking"] = {"uri": "ftp://somewhere"}
+    with pytest.raises(InputError, match=r"MLflow cannot be used at 'ftp://somewhere': .*MLFLOW_TRACKING_URI names it"):
+        run(counted.config, tmp_path / "out")
+    assert not counted.calls
+
+
 def test_a_worker_that_is_killed_is_replaced(counted: CountedStudy, tmp_path) -> None:
     for task in counted.config["tasks"]:
         task["args"]["die_once"] = str(tmp_path / "died")

@@ -1,0 +1,39 @@
+"""Folders are found to be of no use before work begins, in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mergecore.errors import InputError
+from mergecore.files import writable_folder, writable_home
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    writable_folder(tmp_path / "one" / "two")
+    assert list((tmp_path / "one" / "two").iterdir()) == []
+    writable_folder(tmp_path / "one" / "two")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_is_no_folder(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match=r"file' is a file, not a folder\.$|below' cannot be written to: Not a dir"):
+        writable_folder(tmp_path / place)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that nobody can write to")
+def test_where_nobody_can_write() -> None:
+    with pytest.raises(InputError, match=r"'/proc/here' cannot be written to: "):
+        writable_folder(Path("/proc/here"))
+
+
+def test_home_says_what_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGECORE_HOME", str(tmp_path / "home"))
+    assert writable_home() == tmp_path / "home"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MERGECORE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="MERGECORE_HOME names the folder that runs share"):
+        writable_home()

@@ -214,10 +214,10 @@ def register(
     Example: [bold]mergecore register merged digits[/bold]
     """
     from flows.terminal import print_versions
-    from mergecore.files import writable_home
+    from mergecore.files import home_folder
     from tasks.model_registry import register as register_checkpoint
 
-    print_versions({alias: register_checkpoint(folder, name, writable_home(), alias=alias)})
+    print_versions({alias: register_checkpoint(folder, name, home_folder(), alias=alias)})
 
 
 @app.command()
@@ -230,10 +230,10 @@ def promote(
     Example: [bold]mergecore promote digits[/bold]
     """
     from flows.terminal import print_versions
-    from mergecore.files import writable_home
+    from mergecore.files import home_folder
     from tasks.model_registry import promote as promote_version
 
-    before, after = promote_version(name, writable_home(), version=version)
+    before, after = promote_version(name, home_folder(), version=version)
     print_versions({"champion before": before, "champion": after})
 
 

@@ -183,10 +183,9 @@ class ExecutionConfig(Section):
     threads_per_worker: int = Field(
         1, ge=1, description="The same for any number of workers: results repeat to the bit."
     )
-    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0)] = Field(
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
         "auto",
-        description="A fraction shares a GPU between workers; auto: one each where this machine has any, "
-        "none on a cluster.",
+        description="A fraction shares a GPU between workers; auto: one each where this machine has any.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Of matrix products; auto: float32 on CPUs, bfloat16 on GPUs. Part of an evaluation's key."
@@ -196,8 +195,8 @@ class ExecutionConfig(Section):
     )
     minutes_per_evaluation: Literal["auto"] | Annotated[float, Field(gt=0.0)] | None = Field(
         "auto",
-        description="After which an evaluation counts as hung and its worker is replaced; auto: 20 times the longest "
-        "so far, at least 10; null: never.",
+        description="After which one candidate on all its tasks, loading included, counts as hung and its worker is "
+        "replaced; auto: 20 times the longest so far, at least 10; null: never.",
     )
     attempts: int = Field(3, ge=1, description="Tries for one evaluation before it is recorded as failed.")
     retry_failed: bool = Field(False, description="Try evaluations again that an earlier run recorded as failed.")

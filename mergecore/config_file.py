@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,13 @@ def _explain(error: ValidationError) -> str:
     """One sentence for the first fault of a validation, with a suggestion for a misspelt key."""
     # an unknown key is most often the cause of the missing one beside it
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    alternatives = [fault for fault in error.errors() if _before_branches(fault) == _before_branches(first)]
-    # of what may be this or that, what came furthest was meant; a word that may stand there instead is told beside
-    first = max(alternatives, key=lambda fault: (len(_place(fault["loc"])), fault["type"] != "literal_error"))
-    place = _place(first["loc"])
-    words = [f["ctx"]["expected"] for f in alternatives if f["type"] == "literal_error" and f is not first]
-    where = ".".join(place) or "the study"
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}. {did_you_mean(place[-1], _keys_at(place[:-1], first['loc']))}"
+        *parents, key = first["loc"]
+        place = [*_place(parents), str(key)]
+        return f"unknown key {'.'.join(place)!r}. {did_you_mean(place[-1], _keys_at(place[:-1], first['loc']))}"
+    first, words = _meant(first, error.errors())
+    place = _place(first["loc"])
+    where = ".".join(place) or "the study"
     if first["type"] == "missing" and place[-1].isdigit():
         return f"{'.'.join(place[:-1])}: too few values."
     if first["type"] == "missing":
@@ -134,14 +134,35 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: {message}" if place and first["type"] != "value_error" else message
 
 
-def _before_branches(fault: Any) -> tuple[Any, ...]:
-    """The part of a fault's place that alternatives share; all of it where there is no union."""
-    return tuple(itertools.takewhile(lambda part: not BRANCH.fullmatch(str(part)), fault["loc"]))
+def _meant(first: Any, faults: list[Any]) -> tuple[Any, list[str]]:
+    """Of the faults of what may be this or that, that of the one which was meant; and words that may stand there.
+
+    That is the one with the fewest faults, and of equals the one that went well for longest.
+    """
+    shared = len(list(itertools.takewhile(lambda part: not BRANCH.fullmatch(str(part)), first["loc"])))
+    if shared == len(first["loc"]):
+        return first, []
+    branches: dict[str, list[Any]] = {}
+    for fault in faults:
+        if fault["loc"][:shared] == first["loc"][:shared]:
+            branches.setdefault(str(fault["loc"][shared]), []).append(fault)
+
+    def unlikely(branch: list[Any]) -> tuple[int, int, bool]:
+        position = next((part for part in branch[0]["loc"][shared:] if isinstance(part, int)), -1)
+        return len(branch), -position, branch[0]["type"] == "literal_error"
+
+    (meant, *_), *others = sorted(branches.values(), key=unlikely)
+    same = [fault for fault, *_ in others if _place(fault["loc"]) == _place(meant["loc"])]
+    return meant, [fault["ctx"]["expected"] for fault in same if fault["type"] == "literal_error"]
 
 
-def _place(location: tuple[Any, ...]) -> list[str]:
-    """Where a fault is, without the branches of unions that pydantic names on the way."""
-    return [str(part) for part in location if part not in SEARCHES and not BRANCH.fullmatch(str(part))]
+def _place(location: Sequence[Any]) -> list[str]:
+    """Where a fault is, without what pydantic names on the way: the search method, the branches of unions."""
+    return [
+        str(part)
+        for before, part in zip(("", *location), location, strict=False)
+        if not BRANCH.fullmatch(str(part)) and not (before == "search" and part in SEARCHES)
+    ]
 
 
 def _keys_at(place: list[str], location: tuple[Any, ...]) -> list[str]:

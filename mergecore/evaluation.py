@@ -12,6 +12,7 @@ import torch
 from mergecore.data.cache import decoded
 from mergecore.errors import InputError
 from mergecore.evaluators.base import Candidate, Evaluator
+from mergecore.execution import in_this_process
 from mergecore.measured import build_network
 from mergecore.pareto_moe.unloading import open_unloading
 from mergecore.study import Study
@@ -47,7 +48,7 @@ class CandidateEvaluator:
     def __init__(self, study: Study, *, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self._study = study
-        self._device = torch.device(study.device)
+        self._device = in_this_process(study.device)
         if self._device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # float32 means float32
             torch.backends.cudnn.deterministic = True

@@ -21,7 +21,8 @@ def places(available: float, each: float) -> int:
 
 def cluster_address(execution: ExecutionConfig) -> str:
     """Of the Ray cluster that a study joins: the config's or that of RAY_ADDRESS; empty where it starts a local one."""
-    return execution.ray_address or os.environ.get("RAY_ADDRESS") or ""
+    address = execution.ray_address or os.environ.get("RAY_ADDRESS") or ""
+    return "" if address == "local" else address
 
 
 def gpus_here() -> int:
@@ -35,17 +36,27 @@ def device_of(config: StudyConfig) -> str:
     Raises:
         InputError: workers of this machine are to have GPUs that it has not.
     """
-    execution = config.execution
-    here = None if cluster_address(execution) else gpus_here()
+    execution, here = config.execution, gpus_here()
     if execution.gpus_per_worker == "auto":
         return "cuda" if here else "cpu"
-    if here is not None and execution.gpus_per_worker > here:
+    if not cluster_address(execution) and execution.gpus_per_worker > here:
         found = f"only {here} on this machine" if here else "no GPU on this machine"
         raise InputError(
             f"execution.gpus_per_worker is {execution.gpus_per_worker:g}, but torch finds {found}.",
             "Leave it away, or name a cluster with RAY_ADDRESS or 'execution: {ray_address: …}'.",
         )
     return "cuda" if execution.gpus_per_worker else "cpu"
+
+
+def in_this_process(device: str) -> torch.device:
+    """The device of a study, where something of it is measured without workers.
+
+    Raises:
+        InputError: that is a GPU of a cluster, and this machine has none; a CPU would measure other numbers.
+    """
+    if device == "cuda" and not gpus_here():
+        raise InputError("This study is measured on GPUs, and this machine has none.", "Use a machine that has one.")
+    return torch.device(device)
 
 
 def precision_of(config: StudyConfig) -> str:
@@ -72,14 +83,3 @@ def workers_here(config: StudyConfig) -> int:
     if not cluster_address(execution) and (gpus := gpus_per_worker(config)):
         count = min(count, places(gpus_here(), gpus))
     return max(1, count)
-
-
-def cluster_notes(config: StudyConfig) -> list[str]:
-    """What a user should know of the workers of a cluster, whose machines nobody has seen yet."""
-    address = cluster_address(config.execution)
-    if not address or config.execution.gpus_per_worker != "auto":
-        return []
-    return [
-        f"Workers of the Ray cluster at {address!r} get no GPU unless 'execution.gpus_per_worker' says how many, or "
-        "which part of one."
-    ]

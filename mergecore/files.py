@@ -47,7 +47,9 @@ def writable_folder(folder: Path, *, hint: str = "") -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        reason = "is a file, not a folder" if folder.is_file() else f"cannot be written to: {error.strerror or error}"
+        reason = (
+            "is a file, not a folder" if os.path.isfile(folder) else f"cannot be written to: {error.strerror or error}"
+        )
         raise InputError(f"{str(folder)!r} {reason}.", hint) from None
 
 

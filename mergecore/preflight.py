@@ -10,7 +10,8 @@ from pathlib import Path
 from mergecore.budget import affordable, budget_notes, check_budget
 from mergecore.checkpoints.checkpoint import Checkpoint
 from mergecore.config import StudyConfig
-from mergecore.execution import cluster_notes, workers_here
+from mergecore.execution import workers_here
+from mergecore.files import writable_folder
 from mergecore.measured import shares
 from mergecore.search.pwe_moe import PweMoeOptions
 from mergecore.study import Opened, new_search, open_study
@@ -66,6 +67,7 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
     Raises:
         InputError: anything that cannot work.
     """
+    writable_folder(home)
     opened = open_study(config, home)
     base, models = opened.alignment.base, opened.alignment.models
     parameters = sum(math.prod(info.shape) for info in base.tensors.values() if info.dtype.is_floating_point)
@@ -76,7 +78,7 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
         warnings.append(
             f"The task matrix needs up to {matrix_bytes / 1e9:.1f} GB, {str(home)!r} has {free / 1e9:.1f} GB free."
         )
-    warnings += [*base_dtype_notes(base, models), *cluster_notes(config)]
+    warnings += base_dtype_notes(base, models)
     search, workers = new_search(config), workers_here(config)
     share_T = shares(opened.measured)
     check_budget(config.budget, search, share_T)

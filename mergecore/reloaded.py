@@ -14,7 +14,7 @@ from mergecore.checkpoints.checkpoint import open_checkpoint
 from mergecore.config import StudyConfig
 from mergecore.config_file import parse_config
 from mergecore.evaluators.base import Candidate
-from mergecore.execution import device_of, precision_of
+from mergecore.execution import device_of, in_this_process, precision_of
 from mergecore.export import FACTS, export_facts
 from mergecore.heads import StoredHead
 from mergecore.measured import Measured, Role
@@ -99,7 +99,7 @@ def _candidate(
     state: Mapping[str, torch.Tensor],
     heads: Mapping[str, StoredHead],
 ) -> Candidate:
-    device, precision = torch.device(device_of(config)), precision_of(config)
+    device, precision = in_this_process(device_of(config)), precision_of(config)
     placed = {
         name: tensor.to(device, torch.float32) if tensor.dtype.is_floating_point else tensor.to(device)
         for name, tensor in state.items()

@@ -31,6 +31,17 @@ from mergecore.transforms import TRANSFORMS
 NUMBER_CRUNCHERS = ("torch", "transformers", "numpy")
 """Libraries whose version can change a metric; part of every evaluation's key."""
 
+WITHOUT_TRACE = {
+    "workers",
+    "ray_address",
+    "attempts",
+    "minutes_per_evaluation",
+    "retry_failed",
+    "gpus_per_worker",
+    "precision",
+}
+"""Keys of ``execution:`` that leave no trace in a front; what the last two come to counts by itself."""
+
 FRONT_MAKERS = ("mergecore", "scipy", "pymoo", "moocore", "botorch", "scikit-learn")
 """Libraries whose version can change a front that is found from the same metrics."""
 
@@ -109,7 +120,8 @@ class Study:
     @property
     def digest(self) -> str:
         """Of everything that a finished run's front follows from: config, content, and the code that counts."""
-        facts = [self.config.model_dump(mode="json"), self.fingerprints, self.precision, self.device]
+        config = self.config.model_dump(mode="json", exclude={"execution": WITHOUT_TRACE})
+        facts = [config, self.fingerprints, self.precision, self.device]
         facts += [{name: version(name) for name in FRONT_MAKERS}, crunchers()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import time
-import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -14,12 +13,14 @@ from mergecore.config import ExecutionConfig
 from mergecore.errors import EvaluationError
 from mergecore.execution import cluster_address, places
 from mergecore.files import usable_cores
+from tasks.artifacts import tell
 from tasks.signals import own_end
 
 TOKEN_HINT = "Is it up? A cluster may ask for its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (docs/scaling.md)."
 LISTEN_SECONDS = 10  # that a cluster may take to answer before it is joined
 SIGNAL_SECONDS = 1  # between two looks at signals and at the head while evaluations take their time
 SILENT_SECONDS = 40  # that a cluster's head may not answer; after 60 Ray ends this process without a word to Prefect
+REMEDY = "Set 'execution.threads_per_worker' and 'execution.gpus_per_worker' to what its machines have."
 ROOM_SECONDS = 600  # that a cluster may have no machine that is large enough for a worker; one may be on its way
 
 
@@ -58,15 +59,19 @@ class Cluster:
             try:
                 check_listening(address)
                 with own_end():
-                    ray.init(address=address or None, logging_level=logging.ERROR, log_to_driver=False, **local)
+                    # "local", since Ray would else join what someone started on this machine
+                    ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
                 reason = str(error).strip().splitlines()[0].rstrip(".")
                 raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
             self._started = True
+            if address and not self._gpus and self._options.gpus_per_worker == "auto" and self._has_gpus():
+                tell(f"The Ray cluster at {address!r} has GPUs, but workers get none: set execution.gpus_per_worker.")
         # a client (ray://) knows no more than the server that it was given
         client = address if "://" in address else ""
         self._head = Head(client or ray.get_runtime_context().gcs_address)
+        self._roomless_since = None
         return self._head
 
     def stop(self) -> None:
@@ -83,7 +88,7 @@ class Cluster:
         At least one, for which a machine may be on its way.
 
         Raises:
-            EvaluationError: no machine has been large enough for one for `ROOM_SECONDS`.
+            EvaluationError: no machine has been large enough for one for `ROOM_SECONDS`, or none can come.
         """
         import ray
 
@@ -94,15 +99,24 @@ class Cluster:
             return found
         now = time.monotonic()
         lacking = f"No machine of the Ray cluster has {self._wanted()} that a worker is to have"
+        if not cluster_address(self._options):
+            raise EvaluationError(f"{lacking}.", REMEDY)
         if self._roomless_since is None:
             self._roomless_since = now
-            warnings.warn(f"{lacking}; waiting {ROOM_SECONDS} s for one.", stacklevel=2)
+            tell(f"{lacking}; waiting {ROOM_SECONDS} s for one.")
         if now - self._roomless_since > ROOM_SECONDS:
-            raise EvaluationError(
-                f"{lacking}, and none came in {ROOM_SECONDS} s.",
-                "Set 'execution.threads_per_worker' and 'execution.gpus_per_worker' to what its machines have.",
-            )
+            raise EvaluationError(f"{lacking}, and none came in {ROOM_SECONDS} s.", REMEDY)
         return 1
+
+    def has_room(self) -> None:
+        """A worker has come up, so its machine was large enough."""
+        self._roomless_since = None
+
+    @staticmethod
+    def _has_gpus() -> bool:
+        import ray
+
+        return any(node["Alive"] and node["Resources"].get("GPU", 0) for node in ray.nodes())
 
     def _places_on(self, machine: dict[str, float]) -> int:
         found = places(machine.get("CPU", 0), self._options.threads_per_worker)

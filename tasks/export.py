@@ -17,7 +17,7 @@ from mergecore.config_file import RESOLVED, parse_config
 from mergecore.errors import EvaluationError, InputError
 from mergecore.evaluation import CandidateEvaluator
 from mergecore.export import FACTS, PARENTS, export_model
-from mergecore.files import read_json_mapping, writable_home
+from mergecore.files import home_folder, read_json_mapping, writable_home
 from mergecore.pareto_moe.routed_study import trained_study
 from mergecore.pick import Pick
 from mergecore.registry import did_you_mean
@@ -146,7 +146,7 @@ def verify_checkpoint(folder: Path) -> None:
 @task(name="register checkpoint", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
 def register_checkpoint(folder: Path, name: str, alias: str) -> Registered:
     """Into MLflow's model registry."""
-    return register(folder, name, writable_home(), alias=alias)
+    return register(folder, name, home_folder(), alias=alias)
 
 
 @task(name="publish export", cache_policy=NO_CACHE)

@@ -12,7 +12,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,26 +245,39 @@ def mlflow_client(uri: str) -> MlflowClient:
     """A client of the tracking server and the model registry at ``uri``, from `tracking_uri`.
 
     Raises:
-        InputError: MLflow does not know such places, or a database cannot be there.
+        InputError: MLflow cannot be used there.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent that the config does not ask for
-    from mlflow import MlflowClient, MlflowException
+    from mlflow import MlflowClient
 
-    with quiet():
+    with quiet(), _first_contact(uri):
         if uri.startswith("sqlite:///"):
             writable_folder(Path(uri.removeprefix("sqlite:///")).parent)
-        try:
-            return MlflowClient(tracking_uri=uri, registry_uri=uri)
-        except MlflowException as error:
-            raise InputError(
-                f"MLflow cannot be used at {uri!r}: {first_line(error).rstrip('.')}.",
-                "tracking.uri or MLFLOW_TRACKING_URI names it, such as 'sqlite:///mlflow.db' or 'http://server:5000'.",
-            ) from None
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _first_contact(uri: str) -> Iterator[None]:
+    """What goes wrong where a place is asked for the first time is the place's fault."""
+    from mlflow import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
+        raise InputError(
+            f"MLflow cannot be used at {uri!r}: {first_line(error)}.",
+            "tracking.uri or MLFLOW_TRACKING_URI names it, such as 'sqlite:///mlflow.db' or 'http://server:5000'.",
+        ) from None
 
 
 def experiment_id(client: MlflowClient, name: str, home: Path) -> str:
-    """The experiment of this name; made when there is none, with its artifacts under ``home`` where MLflow is local."""
-    with quiet():
+    """The experiment of this name; made when there is none, with its artifacts under ``home`` where MLflow is local.
+
+    Raises:
+        InputError: MLflow cannot be used where the client looks for it.
+    """
+    with quiet(), _first_contact(client.tracking_uri):
         found = client.get_experiment_by_name(name)
         if found is not None:
             return found.experiment_id

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -29,6 +29,7 @@ from tasks.patience import Patience
 from tasks.signals import Arrived
 
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
+AWAY_SECONDS = 10  # without a look at answers, after which this process was stopped or held up
 LOOK_SECONDS = 10  # between two looks at whether a cluster has room for more actors
 
 
@@ -39,7 +40,7 @@ class Work(Protocol):
         method: of the worker, which is called with the subject and ``arguments``.
 
     Attributes:
-        attempts: how often a worker died of it.
+        attempts: how often a worker died of it or hung.
     """
 
     method: ClassVar[str]
@@ -48,6 +49,10 @@ class Work(Protocol):
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What the worker is told."""
+
+    @property
+    def kind(self) -> Hashable:
+        """What it has in common with work on the same subject that takes about as long."""
 
     def given_up(self, reason: str) -> Any:
         """What stands for its result when no worker survives it."""
@@ -70,6 +75,11 @@ class Job:
         """The candidate and the tasks."""
         return self.coefficients, self.measured
 
+    @property
+    def kind(self) -> Hashable:
+        """The tasks: some have a part of the data, some more of it."""
+        return self.measured
+
     def given_up(self, reason: str) -> list[Outcome]:
         """Failed evaluations."""
         return [Outcome({}, {}, 0, 0.0, reason)] * len(self.measured)
@@ -88,6 +98,11 @@ class Gradient:
     def arguments(self) -> tuple[Any, ...]:
         """The batch."""
         return (self.batch,)
+
+    @property
+    def kind(self) -> Hashable:
+        """All batches alike."""
+        return self.method
 
     def given_up(self, reason: str) -> Any:
         """There is no step without it.
@@ -108,7 +123,7 @@ class WorkerPool:
         study: says how many workers there are, and what each is given.
 
     Attributes:
-        deaths: workers that died so far.
+        deaths: workers that died or were ended so far.
         decoded: examples that workers decoded or tokenised so far.
     """
 
@@ -194,6 +209,7 @@ class WorkerPool:
             ray.wait(awaited, num_returns=1, timeout=SIGNAL_SECONDS)
             # a look at thousands of workers costs milliseconds, so all that is there is taken at once
             ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
+            round_.look()
             for done in ready:
                 if done in self._starting:
                     self._welcome(ray, done, round_)
@@ -204,7 +220,7 @@ class WorkerPool:
     def _take(self, ray: Any, actor: Any, round_: _Round) -> None:
         """What an actor answers to the first of its queue, or that it died of it."""
         answer, job = round_.queues[actor].popleft()
-        seconds = time.monotonic() - round_.began.pop(answer)
+        seconds = round_.looked - round_.began.pop(answer)
         try:
             result, fresh, worker = ray.get(answer)
         except ray.exceptions.RayTaskError as error:
@@ -213,19 +229,20 @@ class WorkerPool:
             self._replace(ray, actor, job, round_, f"the worker died: {str(error).strip().splitlines()[0]}")
         else:
             self.decoded += fresh
-            self._patience.observe(type(job), seconds)
+            self._patience.observe(job.kind, seconds)
             round_.on_result(job, result, worker)
 
     def _end_hung(self, ray: Any, owners: Mapping[Any, Any], round_: _Round) -> None:
         """Replace the actors that have been at one piece of work for longer than it can take."""
-        now = time.monotonic()
         for answer, actor in owners.items():
             job = round_.queues[actor][0][1]
-            limit = self._patience.seconds(type(job))
-            if now - round_.began[answer] > limit:
+            limit = self._patience.seconds(job.kind)
+            if round_.looked - round_.began[answer] > limit:
                 round_.queues[actor].popleft()
                 round_.began.pop(answer)
-                self._replace(ray, actor, job, round_, f"the worker did not answer for {limit / 60:.3g} minutes")
+                self._replace(
+                    ray, actor, job, round_, f"no answer in {limit / 60:.3g} minutes (execution.minutes_per_evaluation)"
+                )
 
     @staticmethod
     def _keep_done(ray: Any, round_: _Round) -> None:
@@ -252,6 +269,7 @@ class WorkerPool:
         """A reference by which workers find the subject, sent once."""
         if self._sent is None or self._sent[0] is not subject:
             self._sent = subject, ray.put(subject)
+            self._patience = Patience(self._options.minutes_per_evaluation)
         return self._sent[1]
 
     def _running(self) -> list[Any]:
@@ -281,6 +299,7 @@ class WorkerPool:
             self._start_actor(ray)
         else:
             self._stillborn = 0
+            self._cluster.has_room()
             round_.queues[actor] = deque()
 
     def _replace(self, ray: Any, actor: Any, job: Work, round_: _Round, reason: str) -> None:
@@ -295,7 +314,7 @@ class WorkerPool:
         if job.attempts < self._options.attempts:
             round_.waiting.append(job)
         else:
-            round_.on_result(job, job.given_up(f"given up after {job.attempts} attempts: {reason}"[:500]), "")
+            round_.on_result(job, job.given_up(f"given up at attempt {job.attempts}: {reason}"[:500]), "")
 
 
 @dataclass
@@ -307,19 +326,28 @@ class _Round:
         queues: for each actor that runs, the references of its answers and the work.
         on_result: is called with each result.
         began: when an actor got to what it is at, by the reference of its answer.
+        looked: when answers were looked for last.
     """
 
     waiting: deque[Any]
     queues: dict[Any, deque[tuple[Any, Any]]]
     on_result: Callable[[Any, Any, str], None]
     began: dict[Any, float] = field(default_factory=dict)
+    looked: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        """Answers are looked for now; time in which nobody could, such as of a stopped process, is no actor's."""
+        now = time.monotonic()
+        if (away := now - self.looked) > AWAY_SECONDS:
+            self.began = {answer: begun + away for answer, begun in self.began.items()}
+        self.looked = now
 
     def owners(self) -> dict[Any, Any]:
         """The actors that are at work, by the reference of their next answer."""
-        now = time.monotonic()
+        self.look()
         found = {queue[0][0]: actor for actor, queue in self.queues.items() if queue}
         for answer in found:
-            self.began.setdefault(answer, now)
+            self.began.setdefault(answer, self.looked)
         return found
 
 

@@ -96,10 +96,11 @@ class BayesianMapSearch(MapSearch):
     def notes(self, *, workers: int = 1) -> list[str]:
         """Those of plain MAP, and how many workers a round leaves idle."""
         notes, batch = super().notes(), self.options.batch
-        if workers > batch and self.budget > self.initial:
+        most = min(workers, self.budget - self.initial)
+        if most > batch:
             notes.append(
-                f"Rounds of {batch} coefficient vectors keep {batch} of {workers} workers busy; "
-                f"'search.batch: {workers}' keeps all."
+                f"Rounds of {batch} coefficient vectors keep {batch} of this machine's {workers} workers busy; "
+                f"'search.batch: {most}' keeps {'all' if most == workers else most}."
             )
         return notes
 

@@ -129,7 +129,7 @@ def test_a_candidate_that_kills_every_worker_is_given_up(counted: CountedStudy, 
     record = read_run(run(counted.config, tmp_path / "out"))
     failed = record.evaluations[record.evaluations["c.q"] > 0.9]
     assert len(failed)
-    assert failed["status"].str.contains("given up after 2 attempts: the worker died: ").all()
+    assert failed["status"].str.contains("given up at attempt 2: the worker died: ").all()
     assert (record.evaluations[record.evaluations["c.q"] <= 0.9]["status"] == "ok").all()
     again = read_run(run(counted.config, tmp_path / "again"))
     assert again.summary["worker_deaths"] == 0  # failures are facts too

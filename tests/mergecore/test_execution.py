@@ -13,7 +13,14 @@ from mergecore import execution
 from mergecore.config import ExecutionConfig, StudyConfig
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError
-from mergecore.execution import cluster_notes, device_of, gpus_per_worker, places, precision_of, workers_here
+from mergecore.execution import (
+    device_of,
+    gpus_per_worker,
+    in_this_process,
+    places,
+    precision_of,
+    workers_here,
+)
 
 
 def config(**options: Any) -> StudyConfig:
@@ -93,10 +100,7 @@ def test_auto_is_a_gpu_each_where_there_are_any(monkeypatch: pytest.MonkeyPatch)
     machine(monkeypatch, cores=16, gpus=2)
     assert gpus_per_worker(config()) == 1
     assert precision_of(config()) == "bfloat16"
-    assert gpus_per_worker(config(ray_address="head:6379")) == 0
-    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert gpus_per_worker(config()) == 0
-    monkeypatch.delenv("RAY_ADDRESS")
+    assert gpus_per_worker(config(ray_address="head:6379")) == 1
     machine(monkeypatch, cores=16, gpus=0)
     assert gpus_per_worker(config()) == 0
 
@@ -109,6 +113,9 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch, gpus: int, as
     assert device_of(config(gpus_per_worker=asked, ray_address="head:6379")) == "cuda"
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert device_of(config(gpus_per_worker=asked)) == "cuda"
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(InputError):
+        device_of(config(gpus_per_worker=asked))
 
 
 @pytest.mark.parametrize("gpus", [0, 0.25, 1, 4])
@@ -122,20 +129,11 @@ def test_not_one_and_a_half_gpus() -> None:
         config(gpus_per_worker=1.5)
 
 
-@pytest.mark.parametrize(
-    ("options", "named", "told"),
-    [
-        ({}, "", False),
-        ({}, "head:6379", True),
-        ({"ray_address": "a:1"}, "", True),
-        ({"gpus_per_worker": 1}, "b:1", False),
-    ],
-)
-def test_a_cluster_whose_gpus_nobody_asked_for_is_told(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], named: str, told: bool
-) -> None:
+def test_what_was_measured_on_gpus_is_not_measured_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver may have none, where its cluster has some."""
     machine(monkeypatch, cores=2, gpus=0)
-    monkeypatch.setenv("RAY_ADDRESS", named)
-    notes = cluster_notes(config(**options))
-    assert bool(notes) is told
-    assert all((named or "a:1") in note for note in notes)
+    assert in_this_process("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="measured on GPUs, and this machine has none"):
+        in_this_process(device_of(config(gpus_per_worker=1, ray_address="head:6379")))
+    machine(monkeypatch, cores=2, gpus=1)
+    assert in_this_process("cuda") == torch.device("cuda")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,23 @@ def test_a_folder_is_made_and_left_empty(tmp_path: Path) -> None:
     writable_folder(tmp_path / "one" / "two")
 
 
-@pytest.mark.parametrize("place", ["file", "file/below"])
-def test_a_file_is_no_folder(tmp_path: Path, place: str) -> None:
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(InputError, match=r"file' is a file, not a folder\.$|below' cannot be written to: Not a dir"):
-        writable_folder(tmp_path / place)
+    with pytest.raises(InputError, match=r"file' is a file, not a folder\.$"):
+        writable_folder(tmp_path / "file")
+    with pytest.raises(InputError, match=r"below' cannot be written to: Not a directory\.$"):
+        writable_folder(tmp_path / "file" / "below")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_below_a_folder_that_one_may_not_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(os, "stat", refused)
+    with pytest.raises(InputError, match=r"inner' cannot be written to: Permission denied\.$"):
+        writable_folder(tmp_path / "inner")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that nobody can write to")

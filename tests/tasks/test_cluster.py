@@ -80,24 +80,78 @@ def test_places_are_those_of_each_machine(
 
 
 def test_a_machine_that_is_large_enough_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
+    now, told = [0.0], []
     monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cluster, "tell", told.append)
     machines(monkeypatch, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0})
-    small = made(2, threads_per_worker=4)
-    with pytest.warns(UserWarning, match="No machine of the Ray cluster has the 4 CPUs and 2 GPUs .* waiting 600 s"):
-        assert small.places() == 1
+    small = made(2, threads_per_worker=4, ray_address="head:6379")
+    assert small.places() == 1
+    lacking = "No machine of the Ray cluster has the 4 CPUs and 2 GPUs that a worker is to have"
+    assert told == [f"{lacking}; waiting 600 s for one."]
     now[0] = 599
     assert small.places() == 1
     machines(monkeypatch, {"CPU": 8.0, "GPU": 4.0})
     assert small.places() == 2
     machines(monkeypatch, {"CPU": 8.0})
     now[0] = 700
-    with pytest.warns(UserWarning, match="waiting"):
-        assert small.places() == 1
-    now[0] = 1301
-    with pytest.raises(EvaluationError, match=r"that a worker is to have, and none came in 600 s\.") as told:
+    assert small.places() == 1
+    small.has_room()  # a worker came up, and its machine went
+    now[0] = 1400
+    assert small.places() == 1
+    assert len(told) == 3
+    now[0] = 2001
+    with pytest.raises(EvaluationError, match=f"{lacking}, and none came in 600 s\\.") as raised:
         small.places()
-    assert "execution.gpus_per_worker" in told.value.hint
+    assert "execution.gpus_per_worker" in raised.value.hint
+
+
+def test_nothing_comes_to_a_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    machines(monkeypatch, {"CPU": 2.0})
+    with pytest.raises(EvaluationError, match=r"has the 4 CPUs that a worker is to have\. Set"):
+        made(threads_per_worker=4).places()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What Ray is told where it is started or joined; nothing is."""
+    told: dict[str, Any] = {}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "usable_cores", lambda: 2)
+    monkeypatch.setattr(cluster, "Head", lambda address: address)
+    monkeypatch.setattr(cluster, "check_listening", lambda address: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", told.update)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: type("Context", (), {"gcs_address": "here:1"}))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "resources", "noted"),
+    [
+        (0, {}, {"CPU": 8.0, "GPU": 1.0}, True),
+        (0, {}, {"CPU": 8.0}, False),
+        (1, {"gpus_per_worker": 1}, {"CPU": 8.0, "GPU": 1.0}, False),
+        (0, {"gpus_per_worker": 0}, {"CPU": 8.0, "GPU": 1.0}, False),
+    ],
+)
+def test_gpus_that_nobody_asked_for_are_told(
+    started: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: float,
+    options: dict[str, Any],
+    resources: dict[str, float],
+    noted: bool,
+) -> None:
+    """A driver without a GPU would have its workers compute on CPUs beside idle GPUs."""
+    notes: list[str] = []
+    monkeypatch.setattr(cluster, "tell", notes.append)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    machines(monkeypatch, resources)
+    made(gpus, **options).start()
+    assert started["address"] == "head:6379"
+    assert bool(notes) is noted
+    assert all("'head:6379' has GPUs, but workers get none: set execution.gpus_per_worker" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -110,16 +164,9 @@ def test_a_machine_that_is_large_enough_is_waited_for(monkeypatch: pytest.Monkey
     ],
 )
 def test_a_local_cluster_has_room_for_what_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: int
+    started: dict[str, Any], options: dict[str, Any], expected: int
 ) -> None:
     """A worker with more threads than there are cores is slow; without room it would wait for ever."""
-    told: dict[str, Any] = {}
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster, "usable_cores", lambda: 2)
-    monkeypatch.setattr(cluster, "Head", lambda address: address)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", told.update)
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: type("Context", (), {"gcs_address": "here:1"}))
     made(**options).start()
-    assert told["num_cpus"] == expected
-    assert told["address"] is None
+    assert started["num_cpus"] == expected
+    assert started["address"] == "local"

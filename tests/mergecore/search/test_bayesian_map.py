@@ -205,9 +205,17 @@ def test_a_few_candidates_known_from_elsewhere_do_not_replace_the_first_round() 
 
 
 @pytest.mark.parametrize(
-    ("options", "workers", "idle"),
-    [({}, 8, True), ({}, 3, False), ({"batch": 8}, 8, False), ({"samples": 6}, 8, False)],
+    ("options", "workers", "told"),
+    [
+        ({}, 8, "keep 3 of this machine's 8 workers busy; 'search.batch: 8' keeps all."),
+        ({}, 64, "keep 3 of this machine's 64 workers busy; 'search.batch: 12' keeps 12."),
+        ({}, 3, ""),
+        ({"batch": 8}, 8, ""),
+        ({"samples": 6}, 8, ""),
+        ({"samples": 8}, 8, ""),
+    ],
 )
-def test_rounds_that_leave_workers_idle_are_told(options: dict[str, Any], workers: int, idle: bool) -> None:
-    notes = make("bayesian_map", **options).notes(workers=workers)
-    assert any("keep 3 of 8 workers busy; 'search.batch: 8'" in note for note in notes) is idle
+def test_rounds_that_leave_workers_idle_are_told(options: dict[str, Any], workers: int, told: str) -> None:
+    notes = [note for note in make("bayesian_map", **options).notes(workers=workers) if "workers busy" in note]
+    assert bool(notes) is bool(told)
+    assert all(told in note for note in notes)

@@ -41,6 +41,8 @@ def test_nothing_changed_is_said_and_nothing_is_done(counted: CountedStudy, tmp_
     stamps = {file.name: file.stat().st_mtime_ns for file in Path(out).iterdir()}
     logged, calls = runs_in_mlflow(record), counted.calls
     capsys.readouterr()
+    more = {"workers": 1, "attempts": 5, "minutes_per_evaluation": 30}  # of what leaves no trace in a front
+    config = parse_config({**counted.config, "execution": {**counted.config["execution"], **more}})
     state = map_flow(config, out, return_state=True)
     assert (state.name, state.is_completed(), state.result()) == ("Unchanged", True, out)
     assert state.message == f"Nothing changed since {record.summary['finished']}: the front in {out!r} stands."

@@ -40,19 +40,6 @@ def test_short_work_is_silent(clock, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_metric_names_stay_apart_and_are_accepted() -> None:
-    from tasks.tracking import metric_name, tracking_uri
-
-    assert metric_name("metric/a b-c.d") == "metric/a b-c.d"
-    assert metric_name("a<b") != metric_name("a>b")
-    assert len(metric_name("é" * 400)) <= 250
-    from pathlib import Path
-
-    assert tracking_uri(None, Path("/h")) == "sqlite:////h/mlflow.db"
-    assert tracking_uri("sqlite:///x.db", Path("/h")) == "sqlite:////h/x.db"
-    assert tracking_uri("http://server:5000", Path("/h")) == "http://server:5000"
-
-
 def test_output_that_nobody_reads_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "PLAIN_SECONDS", 0.0)
     reader, writer = os.pipe()

@@ -119,9 +119,10 @@ def test_nobody_looks_for_the_head_between_two_runs(
     assert [job.coefficients for job in measured] == [(0.1, 0.2), (0.2, 0.2)]
 
 
+@pytest.mark.slow
 def test_what_hangs_is_ended_and_tried_again(counted: CountedStudy, home: Path) -> None:
     hanging = CountedStudy(counted.folder, hang_above=0.5)
-    hanging.config["execution"] |= {"minutes_per_evaluation": 0.1}
+    hanging.config["execution"] |= {"minutes_per_evaluation": 0.25}
     study = prepare(parse_config(hanging.config), home)
     found: dict[tuple[float, ...], str] = {}
     with WorkerPool(study) as pool:
@@ -129,7 +130,7 @@ def test_what_hangs_is_ended_and_tried_again(counted: CountedStudy, home: Path) 
         pool.run(study, jobs, lambda job, outcomes, worker: found.update({job.coefficients: outcomes[0].reason}))
         assert pool.deaths == 2
     assert {c for c, reason in found.items() if not reason} == {(x, 0.2) for x in (0.1, 0.2, 0.3, 0.4)}
-    assert found[0.9, 0.2] == "given up at attempt 2: no answer in 0.1 minutes (execution.minutes_per_evaluation)"
+    assert found[0.9, 0.2] == "given up at attempt 2: no answer in 0.25 minutes (execution.minutes_per_evaluation)"
     assert sorted(hanging.calls.values()) == [1, 1, 1, 1, 2]
 
 

@@ -32,19 +32,22 @@ def writable_home() -> Path:
         InputError: nothing can be written to it.
     """
     home = home_folder()
-    writable_folder(home, hint="MERGECORE_HOME names the folder that runs share; default: .mergecore.")
+    check_writable(home, hint="MERGECORE_HOME names the folder that runs share; default: .mergecore.")
+    home.mkdir(parents=True, exist_ok=True)
     return home
 
 
-def writable_folder(folder: Path, *, hint: str = "") -> None:
-    """Create a folder where there is none, and find out now whether files can be written to it.
+def check_writable(folder: Path, *, hint: str = "") -> None:
+    """Find out now whether files can be written to a folder, or it can be made; nothing is left behind.
 
     Raises:
         InputError: they cannot.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        there = folder
+        while not os.path.lexists(there) and there != there.parent:
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         reason = (

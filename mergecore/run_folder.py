@@ -32,7 +32,7 @@ import yaml
 
 from mergecore.budget import MINUTES
 from mergecore.errors import InputError, first_line
-from mergecore.files import atomic_write, writable_folder
+from mergecore.files import atomic_write, check_writable
 from mergecore.pages.report import render_report
 from mergecore.plain import to_json, to_yaml
 from mergecore.run_record import (
@@ -74,7 +74,7 @@ def write_run(folder: str | Path, record: RunRecord) -> None:
         "report.html": render_report(record, folder=folder),
         "summary.json": to_json({**head, **{key: value for key, value in record.summary.items() if key not in head}}),
     }
-    writable_folder(folder)
+    check_writable(folder)
     for name in RUN_FILES:
         atomic_write(folder / name, texts[name])
 

@@ -14,7 +14,7 @@ from prefect.states import Completed
 
 from mergecore.config import StudyConfig
 from mergecore.data.cache import decoded
-from mergecore.files import writable_folder, writable_home
+from mergecore.files import check_writable, writable_home
 from mergecore.run_folder import RUN_FILES, finished_with
 from mergecore.study import Study
 from tasks.artifacts import Progress, tell
@@ -81,7 +81,7 @@ def open_run(config: StudyConfig, out: str | None, *, files: Sequence[str] = RUN
     begun, before = time.perf_counter(), decoded()
     home = writable_home()
     folder = Path(out) if out else Path("runs") / config.name
-    writable_folder(folder)
+    check_writable(folder)
     study = prepare_study(config, home)
     timings = {"prepare": time.perf_counter() - begun}
     with Tracker(study, folder) as tracker, WorkerPool(study) as pool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mergecore.errors import InputError, first_line
-from mergecore.files import writable_folder
+from mergecore.files import check_writable
 from mergecore.study import Study
 
 if TYPE_CHECKING:
@@ -252,7 +252,9 @@ def mlflow_client(uri: str) -> MlflowClient:
 
     with quiet(), _first_contact(uri):
         if uri.startswith("sqlite:///"):
-            writable_folder(Path(uri.removeprefix("sqlite:///")).parent)
+            folder = Path(uri.removeprefix("sqlite:///")).parent
+            check_writable(folder)
+            folder.mkdir(parents=True, exist_ok=True)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

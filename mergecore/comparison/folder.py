@@ -33,7 +33,7 @@ from mergecore.comparison.tables import (
     tasks_alike,
     wide_preferences,
 )
-from mergecore.files import atomic_write, writable_folder
+from mergecore.files import atomic_write, check_writable
 from mergecore.markdown import table
 from mergecore.pages.comparison import render_comparison
 from mergecore.plain import to_json, to_yaml
@@ -72,7 +72,7 @@ def write_comparison(folder: Path, comparison: Comparison, pictures: Mapping[str
     files |= {"tables.md": tables_page(comparison), "report.html": render_comparison(comparison)}
     files |= {f"{name}.png": picture for name, picture in pictures.items()}
     files["summary.json"] = to_json({"name": comparison.name, "models": comparison.models, **comparison.summary})
-    writable_folder(folder)
+    check_writable(folder)
     for name, content in files.items():
         atomic_write(folder / name, content)
 

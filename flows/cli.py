@@ -78,11 +78,11 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     Example: [bold]mergecore check study.yaml[/bold]
     """
     from flows.terminal import print_check
-    from mergecore.files import writable_home
+    from mergecore.files import home_folder
     from mergecore.preflight import check as check_study
 
     study = _study(config, overrides)
-    print_check(study.name, check_study(study, writable_home()))
+    print_check(study.name, check_study(study, home_folder()))
 
 
 @app.command()
@@ -92,11 +92,11 @@ def run(config: ConfigFile, overrides: Overrides = None, out: Out = None) -> Non
     Example: [bold]mergecore run study.yaml --set search.samples=60 --out runs/study[/bold]
     """
     from flows.terminal import print_notes, running
-    from mergecore.files import writable_home
+    from mergecore.files import home_folder
     from mergecore.preflight import check as check_study
 
     study = _study(config, overrides)
-    print_notes(check_study(study, writable_home()).warnings)
+    print_notes(check_study(study, home_folder()).warnings)
     with running(Path(out or Path("runs") / study.name)):
         from flows import FLOWS
 
@@ -299,11 +299,11 @@ def _study(config: Path, overrides: list[str] | None) -> StudyConfig:
 
 def _compare_methods(config: Path, overrides: list[str] | None, out: Path | None) -> None:
     from flows.terminal import print_methods, print_notes, relative, running
-    from mergecore.files import writable_home
+    from mergecore.files import home_folder
     from mergecore.preflight import check as check_study
 
     study = _study(config, overrides)
-    print_notes(check_study(study.untransformed(), writable_home()).warnings)
+    print_notes(check_study(study.untransformed(), home_folder()).warnings)
     with running(Path(out or Path("runs") / f"{study.name}-compare")):
         from flows.compare import compare_flow
 

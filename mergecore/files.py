@@ -32,9 +32,18 @@ def writable_home() -> Path:
         InputError: nothing can be written to it.
     """
     home = home_folder()
-    check_writable(home, hint="MERGECORE_HOME names the folder that runs share; default: .mergecore.")
-    home.mkdir(parents=True, exist_ok=True)
+    make_writable(home, hint="MERGECORE_HOME names the folder that runs share; default: .mergecore.")
     return home
+
+
+def make_writable(folder: Path, *, hint: str = "") -> None:
+    """Create a folder where there is none.
+
+    Raises:
+        InputError: nothing can be written to it.
+    """
+    check_writable(folder, hint=hint)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def check_writable(folder: Path, *, hint: str = "") -> None:

@@ -11,7 +11,7 @@ from mergecore.budget import affordable, budget_notes, check_budget
 from mergecore.checkpoints.checkpoint import Checkpoint
 from mergecore.config import StudyConfig
 from mergecore.execution import workers_here
-from mergecore.files import check_writable
+from mergecore.files import make_writable
 from mergecore.measured import shares
 from mergecore.search.pwe_moe import PweMoeOptions
 from mergecore.study import Opened, new_search, open_study
@@ -67,8 +67,7 @@ def check(config: StudyConfig, home: Path) -> CheckResult:
     Raises:
         InputError: anything that cannot work.
     """
-    check_writable(home)
-    home.mkdir(parents=True, exist_ok=True)
+    make_writable(home)
     opened = open_study(config, home)
     base, models = opened.alignment.base, opened.alignment.models
     parameters = sum(math.prod(info.shape) for info in base.tensors.values() if info.dtype.is_floating_point)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from mergecore.config import ExecutionConfig
-from mergecore.errors import EvaluationError
+from mergecore.errors import EvaluationError, first_line
 from mergecore.execution import cluster_address, places
 from mergecore.files import usable_cores
 from tasks.artifacts import tell
@@ -63,8 +63,8 @@ class Cluster:
                     ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
-                reason = str(error).strip().splitlines()[0].rstrip(".")
-                raise EvaluationError(f"Cannot reach {where}: {reason}.", TOKEN_HINT if address else "") from None
+                hint = TOKEN_HINT if address else ""
+                raise EvaluationError(f"Cannot reach {where}: {first_line(error)}.", hint) from None
             self._started = True
             if address and not self._gpus and self._options.gpus_per_worker == "auto" and self._has_gpus():
                 tell(f"The Ray cluster at {address!r} has GPUs, but workers get none: set execution.gpus_per_worker.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.config_file import parse_config
-from mergecore.errors import InputError
+from mergecore.errors import InputError, first_line
 from mergecore.export import FACTS, export_facts
 from mergecore.files import atomic_folder, file_digest
 from mergecore.patterns import STAR
@@ -185,8 +185,7 @@ def _refusals(client: MlflowClient, wish: str) -> Iterator[None]:
         with quiet():
             yield
     except MlflowException as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(f"Cannot {wish}, with MLflow at {client.tracking_uri!r}: {reason}.") from None
+        raise InputError(f"Cannot {wish}, with MLflow at {client.tracking_uri!r}: {first_line(error)}.") from None
 
 
 def _all_models(client: MlflowClient) -> Iterator[Any]:

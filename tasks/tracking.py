@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mergecore.errors import InputError, first_line
-from mergecore.files import check_writable
+from mergecore.files import make_writable
 from mergecore.study import Study
 
 if TYPE_CHECKING:
@@ -252,9 +252,7 @@ def mlflow_client(uri: str) -> MlflowClient:
 
     with quiet(), _first_contact(uri):
         if uri.startswith("sqlite:///"):
-            folder = Path(uri.removeprefix("sqlite:///")).parent
-            check_writable(folder)
-            folder.mkdir(parents=True, exist_ok=True)
+            make_writable(Path(uri.removeprefix("sqlite:///")).parent)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

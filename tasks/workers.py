@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from mergecore.data.cache import decoded
-from mergecore.errors import EvaluationError, MergecoreError
+from mergecore.errors import EvaluationError, MergecoreError, first_line
 from mergecore.evaluation import CandidateEvaluator, Outcome
 from mergecore.execution import gpus_per_worker
 from mergecore.pareto_moe.losses import Batch, RoutedLosses, RoutedStudy
@@ -226,7 +226,7 @@ class WorkerPool:
         except ray.exceptions.RayTaskError as error:
             raise _cause(error) from None
         except ray.exceptions.RayError as error:
-            self._replace(ray, actor, job, round_, f"the worker died: {str(error).strip().splitlines()[0]}")
+            self._replace(ray, actor, job, round_, f"the worker died: {first_line(error)}")
         else:
             self.decoded += fresh
             self._patience.observe(job.kind, seconds)
@@ -294,8 +294,7 @@ class WorkerPool:
             self._stillborn += 1
             self._actors.remove(actor)
             if self._stillborn >= self._options.attempts * max(1, len(self._actors)):
-                reason = str(error).strip().splitlines()[0]
-                raise EvaluationError(f"Workers die before they begin: {reason}") from None
+                raise EvaluationError(f"Workers die before they begin: {first_line(error)}.") from None
             self._start_actor(ray)
         else:
             self._stillborn = 0

@@ -1,8 +1,9 @@
 """Pages of HTML that hold everything they show and need no network.
 
-A template holds no data. Everything a page shows travels as JSON and is put in by script as text, so that a name is
-never markup; a content security policy allows the page's own scripts, by their hash, and nothing else. A template
-names the places of ``{{title}}``, ``{{hashes}}``, ``{{css}}``, ``{{data}}``, ``{{plotly}}`` and ``{{js}}``.
+A page is ``page.html`` around a body; neither holds data. Everything a page shows travels as JSON and is put in by
+script as text, so that a name is never markup; a content security policy allows the page's own scripts, by their hash,
+and nothing else. ``page.html`` names the places of ``{{title}}``, ``{{hashes}}``, ``{{css}}``, ``{{body}}``,
+``{{data}}``, ``{{plotly}}`` and ``{{js}}``.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from importlib.resources import files
 from typing import Any
 
 
-def fill_page(template: str, *, title: str, data: dict[str, Any], css: Sequence[str], scripts: Sequence[str]) -> str:
+def fill_page(body: str, *, title: str, data: dict[str, Any], css: Sequence[str], scripts: Sequence[str]) -> str:
     """One HTML page out of resources of this package.
 
     Args:
-        template: name of an HTML file.
+        body: name of an HTML file: what is in the page's main part.
         title: of the document, any text.
         data: what the scripts read, in JSON's types and without NaN.
         css: names of style sheets, the later ones counting more.
@@ -32,12 +33,13 @@ def fill_page(template: str, *, title: str, data: dict[str, Any], css: Sequence[
         "hashes": " ".join(_hash(text) for text in (plotly, script)),
         "title": html.escape(title),
         "css": "\n".join(_resource(name) for name in css),
+        "body": _resource(body),
         "data": _embed(data),
         "plotly": plotly,
         "js": script,
     }
     # one pass over the template: what is filled in is not searched for further placeholders
-    head, *pieces = _resource(template).split("{{")
+    head, *pieces = _resource("page.html").split("{{")
     for piece in pieces:
         key, _, tail = piece.partition("}}")
         head += parts[key] + tail

@@ -16,6 +16,7 @@ from mergecore.comparison.methods import Comparison
 from mergecore.comparison.tables import accuracy_table, measures_table, preference_table
 from mergecore.pages.comparison import headline, page_data, render_comparison
 from mergecore.run_record import TaskInfo
+from tests.browser import drawn
 from tests.mergecore.pages.test_report import Page
 from tests.mergecore.records import HOSTILE_NAMES, make_comparison
 
@@ -217,13 +218,7 @@ def test_a_browser_draws_every_part(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     comparison = COMPARISONS[kind]()
     file.write_text(render_comparison(comparison), "utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    drawn = subprocess.run(
-        ["chromium", *options, "--virtual-time-budget=30000", "--dump-dom", file.as_uri()],
-        capture_output=True, text=True, check=True, timeout=180,
-    ).stdout  # fmt: skip
-    body = re.sub(r"<script.*?</script>", "", drawn[drawn.index("<body") :], flags=re.DOTALL)
+    body = re.sub(r"<script.*?</script>", "", drawn(file), flags=re.DOTALL)
     assert 'data-ready="yes"' in body[:200]
     assert "could not be shown" not in body
     assert 'class="main-svg"' in body

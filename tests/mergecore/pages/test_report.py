@@ -19,6 +19,7 @@ import pytest
 from mergecore.pages.report import correlation, page_data, references, render_report
 from mergecore.pick import NO_ROW, Pick, pick_point
 from mergecore.run_record import RunRecord, TaskInfo
+from tests.browser import drawn
 from tests.mergecore.records import HOSTILE_NAMES, make_record, nested_record, routed_record
 
 VOID = {"meta", "link", "input", "br", "img"}
@@ -383,13 +384,7 @@ def test_a_browser_draws_every_part(kind: str, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     record = RECORDS[kind]()
     page.write_text(render_report(record), "utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    drawn = subprocess.run(
-        ["chromium", *options, "--virtual-time-budget=30000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, check=True, timeout=180,
-    ).stdout  # fmt: skip
-    body = drawn[drawn.index("<body") :]
+    body = drawn(page)
     assert 'data-ready="yes"' in body[:200]
     assert "could not be shown" not in re.sub(r"<script.*?</script>", "", body, flags=re.DOTALL)
     charts = body.count('class="main-svg"')

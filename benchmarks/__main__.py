@@ -25,6 +25,7 @@ NAMES = (
     "sample_efficiency",
     "bayesian_rounds",
     "stopping",
+    "overlap",
 )
 OF_STUDIES = ("nested_map", "sample_efficiency")
 """Take the names of studies."""

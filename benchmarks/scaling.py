@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks.tables import write_table
 from mergecore.ledger import Fact, Ledger
-from tasks.workers import IN_FLIGHT, Job
+from tasks.work import Job
+from tasks.workers import IN_FLIGHT
 
 WORKERS = (10, 100, 1000, 10_000)
 SECONDS = (0.1, 1.0, 10.0, 60.0)

@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from benchmarks.measuring import Measurer
-from benchmarks.sample_efficiency import BATCHES, BUDGETS, OURS, SEEDS, Arena, Trace, kept_trace, methods, study_named
+from benchmarks.sample_efficiency import SEEDS
+from benchmarks.search_traces import BATCHES, BUDGETS, OURS, Arena, Trace, kept_trace, methods, study_named
 from benchmarks.tables import write_table
 from mergecore.budget import StopConfig
 from mergecore.config_file import parse_config

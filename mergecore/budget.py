@@ -73,6 +73,10 @@ class BudgetConfig(Section):
         return {} if value is True else None if value is False else value
 
 
+Pending = tuple[np.ndarray, np.ndarray]
+"""Coefficient vectors [K, N] that are being evaluated and were not counted yet, and which metrics of them [K, T]."""
+
+
 class Tally:
     """Distinct (coefficient vector, task) pairs, on all of a task's data, on the part of it, or both.
 
@@ -149,26 +153,32 @@ class Spending:
         """Whether more may be evaluated as far as time goes."""
         return self._budget.minutes is None or self.minutes < self._budget.minutes
 
-    def over(self) -> str:
+    def over(self, pending: Pending | None = None) -> str:
         """Which bound allows no further candidate on all T tasks; empty when none does."""
         if not self.time_left():
             return MINUTES
-        bound = self._budget.pairs
-        if bound is not None and self.tally.full_pairs + _price(self._budget, self._share_T, 1) > bound + ROUNDING:
-            return PAIRS
-        return ""
+        if (bound := self._budget.pairs) is None:
+            return ""
+        spent = self._with(pending).full_pairs
+        return PAIRS if spent + _price(self._budget, self._share_T, 1) > bound + ROUNDING else ""
 
-    def fitting(self, coefficients_KN: np.ndarray, wanted_KT: np.ndarray) -> int:
+    def fitting(self, coefficients_KN: np.ndarray, wanted_KT: np.ndarray, pending: Pending | None = None) -> int:
         """How many of these candidates, from the first one on, the pairs that are left allow."""
         if self._budget.pairs is None:
             return len(coefficients_KN)
-        trial = self.tally.copy()
+        trial = self._with(pending)
         for k in range(len(coefficients_KN)):
             trial.add(coefficients_KN[k : k + 1], wanted_KT[k : k + 1], part=self._budget.share < 1)
             later = _grown(self._budget, k + 1) * wanted_KT.shape[1]
             if trial.full_pairs + later > self._budget.pairs + ROUNDING:
                 return k
         return len(coefficients_KN)
+
+    def _with(self, pending: Pending | None) -> Tally:
+        trial = self.tally.copy()
+        if pending is not None:
+            trial.add(*pending)
+        return trial
 
 
 def _grown(budget: BudgetConfig, vectors: int) -> int:
@@ -214,6 +224,12 @@ def check_budget(budget: BudgetConfig, search: Search, share_T: np.ndarray) -> N
         raise InputError(
             f"search.method {method} needs every metric on all data, so budget.share is not for it.",
             "Leave it out, or search by 'map' or 'bayesian_map'.",
+        )
+    if budget.share < 1 and search.asks_ahead:
+        raise InputError(
+            "search.overlap begins a round before the one before it is done, but with budget.share that one decides "
+            "then what is measured on all data.",
+            "Leave one of them out.",
         )
     if budget.share < 1 and search.wants_some:
         raise InputError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ from mergecore.evaluation import Outcome
 from mergecore.execution import workers_here
 from mergecore.ledger import Fact, Ledger
 from mergecore.study import Study
+from tasks.ahead import Ahead
 from tasks.artifacts import Progress
-from tasks.workers import Job
+from tasks.work import Job
 
 if TYPE_CHECKING:
     from tasks.run import Run
@@ -74,6 +76,8 @@ def evaluate(
     label: str,
     wanted_KM: np.ndarray | None = None,
     time_left: Callable[[], bool] | None = None,
+    ahead: Ahead | None = None,
+    must_succeed: bool = True,
 ) -> Evaluations:
     """Metrics of every candidate on every measured task, from the ledger or from the workers.
 
@@ -87,41 +91,55 @@ def evaluate(
         label: what is being evaluated, for people.
         wanted_KM: which metrics are wanted, if not all; the others are not evaluated.
         time_left: asked now and then whether to go on. Candidates that are not known when it says no are left out.
+            Those that workers are at already are waited for.
+        ahead: what workers that are free go on with, on the same tasks; chosen while the last candidates are evaluated.
+        must_succeed: whether a task that fails on every candidate cannot be measured at all.
 
     Raises:
-        InputError: some task failed on every candidate; the first reason is given.
+        InputError: it did so; the first reason is given.
     """
     study = run.study
     wanted = np.ones((len(coefficients_KN), len(measured)), dtype=bool) if wanted_KM is None else wanted_KM
-    keys = [
-        [study.evaluation_key(c, m) if want else None for m, want in zip(measured, row, strict=True)]
-        for c, row in zip(coefficients_KN, wanted, strict=True)
-    ]
+    keys = _keys(study, coefficients_KN, measured, wanted)
+    pairs = {(key, m) for row in keys for m, key in zip(measured, row, strict=True) if key is not None}
+    places = [(key, study.measured[m].task.metric) for key, m in pairs]
+    own = set(places)
     with run.stage("evaluate"), Ledger(study.ledger_path) as ledger:
-        known = _lookup(ledger, study, keys, measured)
-        if study.config.execution.retry_failed:
-            known = {place: fact for place, fact in known.items() if not fact.reason}
+        known = _known(run, ledger, keys, measured)
         jobs = _missing(study, coefficients_KN, keys, measured, known)
+
+        def further() -> list[Job] | None:
+            assert ahead is not None
+            if not ahead.ready():
+                return None
+            asked = ahead.found()
+            if asked is None:
+                return []
+            later = _keys(study, asked.coefficients_KN, measured, asked.wanted_KT)
+            taken = _known(run, ledger, later, measured).keys() | own
+            return _missing(study, asked.coefficients_KN, later, measured, taken)
+
         with Progress(label, unit="candidates") as progress:
             done = 0
 
             def record(job: Job, outcomes: list[Outcome], worker: str) -> None:
                 nonlocal done
-                found = [
-                    (m, _fact(study, job, m, outcome, worker))
-                    for m, outcome in zip(job.measured, outcomes, strict=True)
-                ]
-                ledger.record_all((fact, metric) for m, fact in found for metric in _metrics_of(study, m, measured))
-                done += 1
+                found = _facts(study, measured, job, outcomes, worker)
+                ledger.record_all(found)
+                found_at = {(fact.key, metric) for fact, metric in found}
+                run.ahead |= found_at - own
+                done += not found_at.isdisjoint(own)
                 progress.update(done, len(jobs))
 
             progress.update(0, len(jobs))
             for part in _slices(run, jobs, time_left):
-                run.pool.run(study, part, record)
+                last = part[-1:] == jobs[-1:]
+                run.pool.run(study, part, record, further if last and ahead is not None else None)
         facts = _lookup(ledger, study, keys, measured)
-    places = {(key, m) for row in keys for m, key in zip(measured, row, strict=True) if key is not None}
-    fresh = sum((place := (key, study.measured[m].task.metric)) in facts and place not in known for key, m in places)
-    return _table(study, coefficients_KN, keys, facts, measured, fresh)
+    run.pool.leave_to(functools.partial(_record_later, study, measured))
+    fresh = sum(place in facts and (place not in known or place in run.ahead) for place in places)
+    run.ahead -= own
+    return _table(study, coefficients_KN, keys, facts, measured, fresh, must_succeed)
 
 
 def known_candidates(study: Study, box_N2: np.ndarray) -> np.ndarray:
@@ -155,11 +173,29 @@ def _lookup(ledger: Ledger, study: Study, keys: Keys, measured: list[int]) -> Fa
     return found
 
 
+def _keys(study: Study, coefficients_KN: np.ndarray, measured: list[int], wanted_KM: np.ndarray) -> Keys:
+    return [
+        [study.evaluation_key(c, m) if want else None for m, want in zip(measured, row, strict=True)]
+        for c, row in zip(coefficients_KN, wanted_KM, strict=True)
+    ]
+
+
+def _known(run: Run, ledger: Ledger, keys: Keys, measured: list[int]) -> Facts:
+    """What need not be evaluated: all that the ledger has, but for failures of an earlier run that is to be retried."""
+    found = _lookup(ledger, run.study, keys, measured)
+    if not run.study.config.execution.retry_failed:
+        return found
+    return {place: fact for place, fact in found.items() if not fact.reason or place in run.ahead}
+
+
 def _slices(run: Run, jobs: list[Job], time_left: Callable[[], bool] | None) -> Iterator[list[Job]]:
     """The jobs, a few for each worker at a time where time is short, for as long as there is some."""
     if time_left is None:
         yield jobs
         return
+    if begun := run.pool.begun(jobs):
+        yield begun
+        jobs = [job for job in jobs if job not in begun]
     start = 0
     while start < len(jobs) and time_left():
         size = SLICE * max(workers_here(run.study.config), run.pool.size)  # workers of a cluster show once they run
@@ -172,7 +208,9 @@ def _is_known(row: list[str | None], facts: Facts, study: Study, measured: list[
     return all((key, study.measured[m].task.metric) in facts for key, m in wanted if key is not None)
 
 
-def _missing(study: Study, coefficients_KN: np.ndarray, keys: Keys, measured: list[int], known: Facts) -> list[Job]:
+def _missing(
+    study: Study, coefficients_KN: np.ndarray, keys: Keys, measured: list[int], known: Container[tuple[str, str]]
+) -> list[Job]:
     """What the ledger does not know, each candidate and each pass over the data once."""
     unknown: dict[tuple[float, ...], dict[str, int]] = {}
     for c, row in zip(coefficients_KN.tolist(), keys, strict=True):
@@ -189,6 +227,21 @@ def _missing(study: Study, coefficients_KN: np.ndarray, keys: Keys, measured: li
 def _metrics_of(study: Study, m: int, measured: list[int]) -> set[str]:
     """The metrics that this study takes from one pass: those of all tasks on the same data with the same evaluator."""
     return {study.measured[i].task.metric for i in measured if study.measured[i].key == study.measured[m].key}
+
+
+def _facts(study: Study, measured: list[int], job: Job, outcomes: list[Outcome], worker: str) -> list[tuple[Fact, str]]:
+    """What a job found, once for each metric that is taken from it."""
+    return [
+        (_fact(study, job, m, outcome, worker), metric)
+        for m, outcome in zip(job.measured, outcomes, strict=True)
+        for metric in _metrics_of(study, m, measured)
+    ]
+
+
+def _record_later(study: Study, measured: list[int], job: Job, outcomes: list[Outcome], worker: str) -> None:
+    """What was begun for a round that never came."""
+    with Ledger(study.ledger_path) as ledger:
+        ledger.record_all(_facts(study, measured, job, outcomes, worker))
 
 
 def _fact(study: Study, job: Job, m: int, outcome: Outcome, worker: str) -> Fact:
@@ -213,6 +266,7 @@ def _table(
     facts: Facts,
     measured: list[int],
     fresh: int,
+    must_succeed: bool,
 ) -> Evaluations:
     places = [k for k, row in enumerate(keys) if _is_known(row, facts, study, measured)]
     complete, keys = len(places) == len(keys), [keys[k] for k in places]
@@ -236,7 +290,7 @@ def _table(
                 noise[k, column] = facts[key, name].noise.get(name, np.nan)
     for column, m in enumerate(measured):
         first = next((key for row in keys if (key := row[column]) is not None), None)
-        if first is not None and not np.isfinite(metrics[:, column]).any():
+        if must_succeed and complete and first is not None and not np.isfinite(metrics[:, column]).any():
             reason = facts[first, study.measured[m].task.metric].reason.rstrip(".")
             raise InputError(
                 f"No evaluation of the task {study.measured[m].label!r} succeeded; the first one: {reason}."

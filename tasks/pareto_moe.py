@@ -23,7 +23,7 @@ from mergecore.pareto_moe.upscaling import upscale
 from mergecore.task_matrix import TaskMatrix, open_task_matrix
 from tasks.artifacts import Progress
 from tasks.evaluation import evaluate
-from tasks.workers import Gradient
+from tasks.work import Gradient
 
 if TYPE_CHECKING:
     from tasks.run import Run

@@ -38,6 +38,7 @@ class Run:
         decoded: examples that were decoded or tokenised to prepare the study.
         spent: what the search took: pairs, minutes, why it ended.
         convergence: what each of its rounds brought (`mergecore.search.convergence.Round`).
+        ahead: (content key, metric) of what was evaluated ahead of the round that it belongs to.
     """
 
     study: Study
@@ -50,6 +51,7 @@ class Run:
     decoded: int = 0
     spent: dict[str, Any] = field(default_factory=dict)
     convergence: list[dict[str, Any]] = field(default_factory=list)
+    ahead: set[tuple[str, str]] = field(default_factory=set)
 
     def on(self, study: Study) -> Run:
         """The same run, with another study in work."""

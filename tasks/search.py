@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -11,13 +12,14 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mergecore.budget import ALL_SAMPLES, MINUTES, PAIRS, Spending, check_budget
+from mergecore.budget import ALL_SAMPLES, MINUTES, PAIRS, BudgetConfig, Spending, check_budget
 from mergecore.errors import EvaluationError
 from mergecore.fidelity import Correction
 from mergecore.fronts.spread import spread_points
 from mergecore.measured import shares
 from mergecore.search import Front, Search
 from mergecore.search.convergence import Convergence, Round
+from tasks.ahead import Ahead, Asked
 from tasks.evaluation import Evaluations, evaluate, known_candidates
 from tasks.parts import evaluate_by_parts
 
@@ -41,7 +43,8 @@ def each_round(run: Run, search: Search, *, clock: Callable[[], float] = time.ti
     Yields each round once the search was told of it; after the last, ``run.spent`` says why it was the last. Each round
     is a task and an MLflow child run. A round that the budget's pairs do not allow is cut to its first candidates, one
     that time does not allow to those that were evaluated by then. A method that would ask for everything at once is
-    given rounds where ``budget.stop`` may end it.
+    given rounds where ``budget.stop`` may end it. Where a method asks ahead, workers that are free begin with the next
+    round, and one that was begun is finished even if the one before it should have been the last.
 
     Raises:
         InputError: no front can be found within the budget.
@@ -58,29 +61,38 @@ def each_round(run: Run, search: Search, *, clock: Callable[[], float] = time.ti
     warm = _warm_start(run, search, spending, convergence) if budget.warm_start else []
     yield from warm
     number = len(warm)
-    ended = _over(search, spending)
-    while not ended:
-        asked_KN = search.ask()
-        if not len(asked_KN):
+    time_left = spending.time_left if budget.minutes else None
+    ended, further = _over(search, spending), None
+    while further is not None or not ended:
+        asked = further or _ask(search, spending, budget)
+        if asked is None:
             ended = ALL_SAMPLES
             break
-        everything = np.ones((len(asked_KN), len(search.objectives.names)), dtype=bool)
-        wanted_KT = everything if search.wanted_KT is None else search.wanted_KT
-        if search.at_once and budget.stop is not None:
-            asked_KN = asked_KN[: ROUND * (search.models + 1)]
-            wanted_KT = wanted_KT[: len(asked_KN)]
-        fitting = spending.fitting(asked_KN, wanted_KT)
-        asked_KN, wanted_KT, cut = asked_KN[:fitting], wanted_KT[:fitting], fitting < len(asked_KN)
-        label, time_left = search.label or f"round {number}", spending.time_left if budget.minutes else None
+        ahead = None
+        if search.asks_ahead and not ended and not asked.cut:
+            ahead = Ahead(functools.partial(_ask, search, spending, budget, pending=asked))
+        candidates_KN, label = asked.coefficients_KN, asked.label or f"round {number}"
         if budget.share == 1:
-            found = evaluate(run, asked_KN, study.search_tasks, label=label, wanted_KM=wanted_KT, time_left=time_left)
+            found = evaluate(
+                run,
+                candidates_KN,
+                study.search_tasks,
+                label=label,
+                wanted_KM=asked.wanted_KT,
+                time_left=time_left,
+                ahead=ahead,
+                must_succeed=not np.isfinite(search.metrics_KT).any(axis=0).all(),
+            )
         else:
-            found = evaluate_by_parts(run, asked_KN, correction, label=label, time_left=time_left)
+            found = evaluate_by_parts(run, candidates_KN, correction, label=label, time_left=time_left)
+        # before this round is told, so that what is asked for does not depend on how long anything took
+        further = ahead.result() if ahead is not None and found.complete else None
         if len(found.coefficients_KN):
             _take(run, search, spending, label, found, convergence)
             number += 1
             yield found
-        ended = MINUTES if not found.complete else PAIRS if cut else _over(search, spending)
+        if not ended:
+            ended = MINUTES if not found.complete else PAIRS if asked.cut else _over(search, spending)
         if not ended and convergence is not None and budget.stop is not None:
             ended = convergence.enough(budget.stop)
     if ended == MINUTES and (not search.divisible or len(search.coefficients_KN) < search.fewest):
@@ -95,6 +107,23 @@ def each_round(run: Run, search: Search, *, clock: Callable[[], float] = time.ti
         "ended": ended,
         "warm_start": sum(len(found.coefficients_KN) for found in warm),
     }
+
+
+def _ask(search: Search, spending: Spending, budget: BudgetConfig, pending: Asked | None = None) -> Asked | None:
+    """The next round; None when the search wants no more, or waits for the one that is pending."""
+    before = None if pending is None else (pending.coefficients_KN, pending.wanted_KT)
+    if before is not None and spending.over(before):
+        return None
+    asked_KN = search.ask() if pending is None else search.ask_ahead(pending.coefficients_KN)
+    if not len(asked_KN):
+        return None
+    everything = np.ones((len(asked_KN), len(search.objectives.names)), dtype=bool)
+    wanted_KT = everything if search.wanted_KT is None else search.wanted_KT
+    if search.at_once and budget.stop is not None:
+        asked_KN = asked_KN[: ROUND * (search.models + 1)]
+        wanted_KT = wanted_KT[: len(asked_KN)]
+    fitting = spending.fitting(asked_KN, wanted_KT, before)
+    return Asked(asked_KN[:fitting], wanted_KT[:fitting], search.label, cut=fitting < len(asked_KN))
 
 
 def _coarse(front: FrontConfig) -> FrontConfig:

@@ -28,7 +28,8 @@ def verify(run: Run, front: Front, chosen: np.ndarray) -> tuple[Front, list[Eval
     """
     if not len(chosen):
         return front, []
-    found = evaluate(run, front.coefficients_PN[chosen], run.study.search_tasks, label="verification")
+    candidates_KN = front.coefficients_PN[chosen]
+    found = evaluate(run, candidates_KN, run.study.search_tasks, label="verification", must_succeed=False)
     log_round(run, "verification", found)
     real_PT = front.real_PT.copy()
     real_PT[chosen] = found.metrics_KM

@@ -13,10 +13,9 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any
 
 from mergecore.data.cache import decoded
 from mergecore.errors import EvaluationError, MergecoreError, first_line
@@ -27,90 +26,11 @@ from mergecore.study import Study
 from tasks.cluster import SIGNAL_SECONDS, Cluster, Head
 from tasks.patience import Patience
 from tasks.signals import Arrived
+from tasks.work import Ongoing, OnResult, SomeWork, Work
 
 IN_FLIGHT = 2  # calls queued at an actor, so that it never waits for the driver
-AWAY_SECONDS = 10  # without a look at answers, after which this process was stopped or held up
+CHOOSING_SECONDS = 0.1  # between two looks at whether further work has been chosen
 LOOK_SECONDS = 10  # between two looks at whether a cluster has room for more actors
-
-
-class Work(Protocol):
-    """Something that one worker does in one go.
-
-    Class attributes:
-        method: of the worker, which is called with the subject and ``arguments``.
-
-    Attributes:
-        attempts: how often a worker died of it or hung.
-    """
-
-    method: ClassVar[str]
-    attempts: int
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What the worker is told."""
-
-    @property
-    def kind(self) -> Hashable:
-        """What it has in common with work on the same subject that takes about as long."""
-
-    def given_up(self, reason: str) -> Any:
-        """What stands for its result when no worker survives it."""
-
-
-SomeWork = TypeVar("SomeWork", bound=Work)
-
-
-@dataclass
-class Job:
-    """One candidate and the tasks to measure on it; gives one outcome a task."""
-
-    method: ClassVar[str] = "evaluate"
-    coefficients: tuple[float, ...]
-    measured: tuple[int, ...]
-    attempts: int = field(default=0, compare=False)
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """The candidate and the tasks."""
-        return self.coefficients, self.measured
-
-    @property
-    def kind(self) -> Hashable:
-        """The tasks: some have a part of the data, some more of it."""
-        return self.measured
-
-    def given_up(self, reason: str) -> list[Outcome]:
-        """Failed evaluations."""
-        return [Outcome({}, {}, 0, 0.0, reason)] * len(self.measured)
-
-
-@dataclass
-class Gradient:
-    """One batch of a training of routers; gives its loss and its gradient in the routing weights."""
-
-    method: ClassVar[str] = "gradient"
-    batch: Batch
-    place: int
-    attempts: int = field(default=0, compare=False)
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """The batch."""
-        return (self.batch,)
-
-    @property
-    def kind(self) -> Hashable:
-        """All batches alike."""
-        return self.method
-
-    def given_up(self, reason: str) -> Any:
-        """There is no step without it.
-
-        Raises:
-            EvaluationError: always.
-        """
-        raise EvaluationError(f"The training of the routers cannot go on: {reason}.")
 
 
 class WorkerPool:
@@ -134,6 +54,7 @@ class WorkerPool:
         self._actors: list[Any] = []
         self._starting: dict[Any, Any] = {}  # what answers when an actor has a place and runs, to the actor
         self._sent: tuple[Study | RoutedStudy, Any] | None = None
+        self._begun: Ongoing | None = None  # where actors are at something that nobody waits for yet
         self._patience = Patience(self._options.minutes_per_evaluation)
         self._looked = -math.inf
         self._stillborn = 0
@@ -147,10 +68,22 @@ class WorkerPool:
         import ray
 
         if not self._cluster.lost:
+            if self._begun is not None:
+                self._keep_done(ray, self._begun)
             for actor in self._actors:
                 ray.kill(actor)
         self._cluster.stop()
-        self._actors, self._starting, self._sent = [], {}, None
+        self._actors, self._starting, self._sent, self._begun = [], {}, None, None
+
+    def begun(self, jobs: Sequence[SomeWork]) -> list[SomeWork]:
+        """Those of the jobs that workers are at already."""
+        under_way = self._begun.under_way() if self._begun is not None else []
+        return [job for job in jobs if job in under_way]
+
+    def leave_to(self, on_result: OnResult) -> None:
+        """Who is told of work that was begun and that no further `run` waits for."""
+        if self._begun is not None:
+            self._begun.on_result = on_result
 
     @property
     def size(self) -> int:
@@ -164,7 +97,11 @@ class WorkerPool:
         return max(ray.get([actor.peak_bytes.remote() for actor in self._running()]), default=0)
 
     def run(
-        self, subject: Study | RoutedStudy, jobs: Sequence[SomeWork], on_result: Callable[[SomeWork, Any, str], None]
+        self,
+        subject: Study | RoutedStudy,
+        jobs: Sequence[SomeWork],
+        on_result: Callable[[SomeWork, Any, str], None],
+        further: Callable[[], Sequence[SomeWork] | None] | None = None,
     ) -> None:
         """Do every job; results arrive in the order they finish.
 
@@ -172,6 +109,9 @@ class WorkerPool:
             subject: what candidates are made of; workers keep what is heavy until another one comes.
             jobs: what to do.
             on_result: called in this process with the job, its result, and the worker's name.
+            further: called when all jobs are with workers, until it gives what is to be done next. Workers that are
+                free begin with that; what they have not finished when the jobs are done is waited for by the next
+                ``run`` on the same subject that has it among its jobs.
 
         Raises:
             EvaluationError: no worker could be started.
@@ -183,19 +123,23 @@ class WorkerPool:
 
         head = self._cluster.start()
         reference = self._send(ray, subject)
-        round_ = _Round(deque(jobs), {actor: deque() for actor in self._running()}, on_result)
+        begun, self._begun = self._begun, None
+        ongoing = begun or Ongoing(queues={actor: deque() for actor in self._running()})
+        ongoing.want(jobs, on_result, further)
         try:
             with Arrived() as signals:
-                self._work(ray, head, reference, round_, signals)
+                self._work(ray, head, reference, ongoing, signals)
+            if ongoing.ahead:
+                self._begun = ongoing
         except BaseException as error:  # cancelled: what is done already is not done again
-            self._keep_done(ray, round_)
+            self._keep_done(ray, ongoing)
             if isinstance(error, SystemError) and error.__cause__ is not None:
                 raise error.__cause__ from None  # a signal's exception that came up inside Ray
             raise
 
-    def _work(self, ray: Any, head: Head, reference: Any, round_: _Round, signals: Arrived) -> None:
-        waiting, queues = round_.waiting, round_.queues
-        while waiting or any(queues.values()):
+    def _work(self, ray: Any, head: Head, reference: Any, ongoing: Ongoing, signals: Arrived) -> None:
+        waiting, queues = ongoing.waiting, ongoing.queues
+        while ongoing.unfinished():
             signals.handle()
             if head.look():
                 self._grow(ray, len(waiting) + sum(map(len, queues.values())))
@@ -204,55 +148,56 @@ class WorkerPool:
                 while waiting and len(queue) < depth:
                     job = waiting.popleft()
                     queue.append((getattr(actor, job.method).remote([reference], *job.arguments), job))
-            owners = round_.owners()
+            if ongoing.begin():
+                continue
+            owners = ongoing.owners()
             awaited = [*owners, *self._starting]
-            ray.wait(awaited, num_returns=1, timeout=SIGNAL_SECONDS)
+            ray.wait(awaited, num_returns=1, timeout=CHOOSING_SECONDS if ongoing.choosing else SIGNAL_SECONDS)
             # a look at thousands of workers costs milliseconds, so all that is there is taken at once
             ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
-            round_.look()
+            ongoing.look()
             for done in ready:
                 if done in self._starting:
-                    self._welcome(ray, done, round_)
+                    self._welcome(ray, done, ongoing)
                 else:
-                    self._take(ray, owners.pop(done), round_)
-            self._end_hung(ray, owners, round_)
+                    self._take(ray, owners.pop(done), ongoing)
+            self._end_hung(ray, owners, ongoing)
 
-    def _take(self, ray: Any, actor: Any, round_: _Round) -> None:
+    def _take(self, ray: Any, actor: Any, ongoing: Ongoing) -> None:
         """What an actor answers to the first of its queue, or that it died of it."""
-        answer, job = round_.queues[actor].popleft()
-        seconds = round_.looked - round_.began.pop(answer)
+        answer, job = ongoing.queues[actor].popleft()
+        seconds = ongoing.looked - ongoing.began.pop(answer)
         try:
             result, fresh, worker = ray.get(answer)
         except ray.exceptions.RayTaskError as error:
             raise _cause(error) from None
         except ray.exceptions.RayError as error:
-            self._replace(ray, actor, job, round_, f"the worker died: {first_line(error)}")
+            self._replace(ray, actor, job, ongoing, f"the worker died: {first_line(error)}")
         else:
             self.decoded += fresh
             self._patience.observe(job.kind, seconds)
-            round_.on_result(job, result, worker)
+            ongoing.done(job, result, worker)
 
-    def _end_hung(self, ray: Any, owners: Mapping[Any, Any], round_: _Round) -> None:
+    def _end_hung(self, ray: Any, owners: Mapping[Any, Any], ongoing: Ongoing) -> None:
         """Replace the actors that have been at one piece of work for longer than it can take."""
         for answer, actor in owners.items():
-            job = round_.queues[actor][0][1]
+            job = ongoing.queues[actor][0][1]
             limit = self._patience.seconds(job.kind)
-            if round_.looked - round_.began[answer] > limit:
-                round_.queues[actor].popleft()
-                round_.began.pop(answer)
-                self._replace(
-                    ray, actor, job, round_, f"no answer in {limit / 60:.3g} minutes (execution.minutes_per_evaluation)"
-                )
+            if ongoing.looked - ongoing.began[answer] > limit:
+                ongoing.queues[actor].popleft()
+                ongoing.began.pop(answer)
+                reason = f"no answer in {limit / 60:.3g} minutes (execution.minutes_per_evaluation)"
+                self._replace(ray, actor, job, ongoing, reason)
 
     @staticmethod
-    def _keep_done(ray: Any, round_: _Round) -> None:
+    def _keep_done(ray: Any, ongoing: Ongoing) -> None:
         """Results that have arrived and were not looked at yet."""
-        jobs = {answer: job for queue in round_.queues.values() for answer, job in queue}
+        jobs = {answer: job for queue in ongoing.queues.values() for answer, job in queue}
         done = ray.wait(list(jobs), num_returns=len(jobs), timeout=0)[0] if jobs else []
         for answer in done:
             with suppress(Exception):  # of a worker that failed or died there is none
                 result, _, worker = ray.get(answer)
-                round_.on_result(jobs[answer], result, worker)
+                ongoing.done(jobs[answer], result, worker)
 
     def _grow(self, ray: Any, jobs: int) -> None:
         """More actors where there is work for them and a cluster, which may have grown, has room."""
@@ -268,7 +213,7 @@ class WorkerPool:
     def _send(self, ray: Any, subject: Study | RoutedStudy) -> Any:
         """A reference by which workers find the subject, sent once."""
         if self._sent is None or self._sent[0] is not subject:
-            self._sent = subject, ray.put(subject)
+            self._sent, self._begun = (subject, ray.put(subject)), None
             self._patience = Patience(self._options.minutes_per_evaluation)
         return self._sent[1]
 
@@ -284,7 +229,7 @@ class WorkerPool:
         self._actors.append(actor)
         self._starting[actor.runs.remote()] = actor
 
-    def _welcome(self, ray: Any, answer: Any, round_: _Round) -> None:
+    def _welcome(self, ray: Any, answer: Any, ongoing: Ongoing) -> None:
         """An actor that runs takes work; one that died before is replaced, a few times."""
         actor = self._starting.pop(answer)
         try:
@@ -299,55 +244,21 @@ class WorkerPool:
         else:
             self._stillborn = 0
             self._cluster.has_room()
-            round_.queues[actor] = deque()
+            ongoing.queues[actor] = deque()
 
-    def _replace(self, ray: Any, actor: Any, job: Work, round_: _Round, reason: str) -> None:
+    def _replace(self, ray: Any, actor: Any, job: Work, ongoing: Ongoing, reason: str) -> None:
         """A worker died or hangs: what it had not begun goes back to the queue, what it was at counts one attempt."""
         self.deaths += 1
-        for _, unstarted in reversed(round_.queues.pop(actor)):
-            round_.waiting.appendleft(unstarted)
+        for _, unstarted in reversed(ongoing.queues.pop(actor)):
+            ongoing.waiting.appendleft(unstarted)
         ray.kill(actor)
         self._actors.remove(actor)
         self._start_actor(ray)
         job.attempts += 1
         if job.attempts < self._options.attempts:
-            round_.waiting.append(job)
+            ongoing.retry(job)
         else:
-            round_.on_result(job, job.given_up(f"given up at attempt {job.attempts}: {reason}"[:500]), "")
-
-
-@dataclass
-class _Round:
-    """What is to be done, and what each actor was given of it.
-
-    Attributes:
-        waiting: for an actor that is free.
-        queues: for each actor that runs, the references of its answers and the work.
-        on_result: is called with each result.
-        began: when an actor got to what it is at, by the reference of its answer.
-        looked: when answers were looked for last.
-    """
-
-    waiting: deque[Any]
-    queues: dict[Any, deque[tuple[Any, Any]]]
-    on_result: Callable[[Any, Any, str], None]
-    began: dict[Any, float] = field(default_factory=dict)
-    looked: float = field(default_factory=time.monotonic)
-
-    def look(self) -> None:
-        """Answers are looked for now; time in which nobody could, such as of a stopped process, is no actor's."""
-        now = time.monotonic()
-        if (away := now - self.looked) > AWAY_SECONDS:
-            self.began = {answer: begun + away for answer, begun in self.began.items()}
-        self.looked = now
-
-    def owners(self) -> dict[Any, Any]:
-        """The actors that are at work, by the reference of their next answer."""
-        self.look()
-        found = {queue[0][0]: actor for actor, queue in self.queues.items() if queue}
-        for answer in found:
-            self.began.setdefault(answer, self.looked)
-        return found
+            ongoing.done(job, job.given_up(f"given up at attempt {job.attempts}: {reason}"[:500]), "")
 
 
 def _cause(error: Any) -> Exception:

@@ -24,13 +24,15 @@ class Searched(Contender):
         super().__init__(field)
         self._search, self._options = search, options
         self._front: Front | None = None
+        self._ahead_KN = np.empty((0, search.models))
 
     def ask(self) -> np.ndarray:
         """What the search asks for."""
-        return self._search.ask()
+        return self._ahead_KN if len(self._ahead_KN) else self._search.ask()
 
     def tell(self, coefficients_KN: np.ndarray, metrics_KT: np.ndarray) -> None:
-        """Told to the search."""
+        """Told to the search, which may have asked ahead as it would in a run of its own."""
+        self._ahead_KN = self._search.ask_ahead(coefficients_KN)
         self._search.tell(coefficients_KN, metrics_KT)
 
     def front(self) -> Front:

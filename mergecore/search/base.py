@@ -92,7 +92,8 @@ class Search(ABC):
     """One search method.
 
     The loop is the caller's: ``ask`` for coefficient vectors until there are none, ``tell`` their metrics, then take
-    the ``front``. Results arrive in the order that was asked for; a failed evaluation is told as NaN.
+    the ``front``. Results arrive in the order that was asked for; a failed evaluation is told as NaN. Whoever has
+    workers idle may ``ask_ahead`` before the last of them are told.
 
     Class attributes:
         divisible: whether a front can be found from a part of what was asked for, and from other candidates as well.
@@ -151,9 +152,24 @@ class Search(ABC):
         """Whether it may want only some of the metrics of what it asks for."""
         return False
 
+    @property
+    def asks_ahead(self) -> bool:
+        """Whether `ask_ahead` may have something."""
+        return False
+
     @abstractmethod
     def ask(self) -> np.ndarray:
         """The next coefficient vectors [k, N]; empty [0, N] when the method is done."""
+
+    def ask_ahead(self, pending_QN: np.ndarray) -> np.ndarray:
+        """Coefficient vectors [k, N] to go on with while what was asked for last is still being evaluated.
+
+        Empty [0, N] where the method waits for that instead.
+
+        Args:
+            pending_QN: what was asked for and is not told yet.
+        """
+        return np.empty((0, self.models))
 
     @abstractmethod
     def front(self, options: FrontConfig) -> Front:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -30,6 +31,11 @@ class BayesianMapOptions(SearchOptions):
     samples: int | None = Field(None, ge=1, description="Coefficient vectors in all; default: 0.6 of plain MAP's.")
     initial: int | None = Field(None, ge=1, description="Of the first round; default: 6, or 2 (N + 1) if more.")
     batch: int = Field(3, ge=1, description="Of every further round.")
+    overlap: bool = Field(
+        False,
+        description="Choose a round while the one before it is still evaluated, without its results, so that no worker "
+        "waits.",
+    )
     sampler: Literal["auto", "sobol", "uniform", "simplex"] = Field(
         "auto",
         description="Of the first round; auto: around the convex hull of base and models where box and merge allow, "
@@ -93,14 +99,20 @@ class BayesianMapSearch(MapSearch):
         """Where poor tasks have rounds of their own."""
         return self.options.focus is not None
 
+    @property
+    def asks_ahead(self) -> bool:
+        """Where rounds overlap."""
+        return self.options.overlap
+
     def notes(self, *, workers: int = 1) -> list[str]:
         """Those of plain MAP, and how many workers a round leaves idle."""
         notes, batch = super().notes(), self.options.batch
+        rounds, at_once = ("Two rounds at a time", 2) if self.asks_ahead else ("Rounds", 1)
         most = min(workers, self.budget - self.initial)
-        if most > batch:
+        if most > at_once * batch:
             notes.append(
-                f"Rounds of {batch} coefficient vectors keep {batch} of this machine's {workers} workers busy; "
-                f"'search.batch: {most}' keeps {'all' if most == workers else most}."
+                f"{rounds} of {batch} coefficient vectors keep {at_once * batch} of this machine's {workers} workers "
+                f"busy; 'search.batch: {math.ceil(most / at_once)}' keeps {'all' if most == workers else most}."
             )
         return notes
 
@@ -119,26 +131,29 @@ class BayesianMapSearch(MapSearch):
         drawn_N2 = np.clip(self.box_N2 * min(1.0, 2 / np.sqrt(self.models)), low_N[:, None], high_N[:, None])
         return np.where((drawn_N2[:, :1] < drawn_N2[:, 1:]), drawn_N2, self.box_N2)
 
-    def ask(self, pending_QN: np.ndarray | None = None) -> np.ndarray:
-        """The first samples, then ``batch`` a round until the budget is spent.
+    def ask(self) -> np.ndarray:
+        """The first samples, then ``batch`` a round until the budget is spent."""
+        return self._propose(np.empty((0, self.models)))
 
-        Args:
-            pending_QN: what was asked for earlier and is not told yet; it counts as spent, and nothing is proposed
-                where it tells already.
-        """
-        pending = np.empty((0, self.models)) if pending_QN is None else np.asarray(pending_QN, dtype=np.float64)
+    def ask_ahead(self, pending_QN: np.ndarray) -> np.ndarray:
+        """With ``overlap`` the next round: what is pending counts as spent, and none is proposed where it will tell."""
+        if not self.asks_ahead or len(self.coefficients_KN) < self.initial:
+            return super().ask_ahead(pending_QN)  # before the first round there is too little to learn from
+        return self._propose(np.asarray(pending_QN, dtype=np.float64))
+
+    def _propose(self, pending_QN: np.ndarray) -> np.ndarray:
         done = len(self.coefficients_KN)
-        if not done and len(pending):
-            return np.empty((0, self.models))  # nothing to learn from yet
+        # the round before this one was for some of the tasks
+        some = self.wanted_KT is not None if len(pending_QN) else not np.isfinite(self.metrics_KT[-1:]).all()
         self.wanted_KT = None
-        missing = self.initial - done - len(pending)
+        missing = self.initial - done - len(pending_QN)
         if missing > 0:  # nothing was told yet, or less than a first round by a warm start
-            return without(self.first(), np.concatenate([self.coefficients_KN, pending]))[:missing]
-        count = min(self.options.batch, self.budget - done - len(pending))
+            return without(self.first(), np.concatenate([self.coefficients_KN, pending_QN]))[:missing]
+        count = min(self.options.batch, self.budget - done - len(pending_QN))
         if count <= 0:
             return np.empty((0, self.models))
         fits = self.fits()
-        poor = self._poor(fits)
+        poor = list(range(len(fits))) if some else self._poor(fits)
         known = Known(
             self.coefficients_KN,
             self.metrics_KT[:, poor],
@@ -146,13 +161,13 @@ class BayesianMapSearch(MapSearch):
             tuple(fits[t] for t in poor),
             self.box_N2,
             self.objectives.some(poor),
-            pending,
+            pending_QN,
         )
         focused = len(poor) < len(fits)
         self.wanted_KT = np.tile(np.isin(np.arange(len(fits)), poor), (count, 1)) if focused else None
         acquisition = AngularBins(AngularBins.Options()) if focused else self.options.make_acquisition(len(fits))
         # it follows from how much is known, so that a continued search goes on as it would have
-        seed = self.options.seed * 1_000_003 + done + len(pending)
+        seed = self.options.seed * 1_000_003 + done + len(pending_QN)
         proposed_KN, facts = acquisition.propose(known, count, seed=seed)
         surrogates = {name: fit.surrogate.to_dict() for name, fit in zip(self.objectives.names, fits, strict=True)}
         self.rounds.append(
@@ -161,10 +176,9 @@ class BayesianMapSearch(MapSearch):
         return proposed_KN
 
     def _poor(self, fits: tuple[QuadraticFit, ...]) -> list[int]:
-        """The tasks that the next candidates are for: all, or in every other round those that ``focus`` tells apart."""
+        """The tasks that ``focus`` tells apart; all where it tells none."""
         everything = list(range(len(fits)))
-        complete = np.isfinite(self.metrics_KT[-1]).all() if len(self.metrics_KT) else True
-        if self.options.focus is None or not complete:  # a round for some was just told
+        if self.options.focus is None:
             return everything
         poor = [t for t in everything if not fits[t].cross_validated_r2 >= self.options.focus]
         return poor if 0 < len(poor) < len(everything) else everything

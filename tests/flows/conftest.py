@@ -31,9 +31,11 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def measure(candidate, *, task, log, sleep=0.0, nan_above=9.0, die_once="", die_above=9.0, hang_above=9.0):
-    time.sleep(sleep)
+def measure(
+    candidate, *, task, log, sleep=0.0, uneven=0.0, nan_above=9.0, die_once="", die_above=9.0, hang_above=9.0
+):
     x, y = candidate.coefficients[0], candidate.coefficients[-1]
+    time.sleep(sleep + uneven * (1e4 * (x + y) % 1))
     if x > die_above:
         os.kill(os.getpid(), signal.SIGKILL)
     if die_once and x > 0.5:

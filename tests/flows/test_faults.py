@@ -111,9 +111,10 @@ def test_kill_9_again_and_again(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(580)
-def test_kill_9_in_the_middle_of_a_round(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+def test_kill_9_in_the_middle_of_a_round(tmp_path: Path, overlap: bool) -> None:
     """Bayesian MAP: what a round proposes follows from what was told, so a continued run proposes the same."""
-    search = {"method": "bayesian_map", "samples": 18, "batch": 4, "acquisition": "angular_bins"}
+    search = {"method": "bayesian_map", "samples": 18, "batch": 4, "acquisition": "angular_bins", "overlap": overlap}
     disturbed = CountedStudy(tmp_path / "study", sleep=0.15)
     disturbed.config["search"] = search
     process = launch(disturbed, tmp_path / "h1", tmp_path / "out1")

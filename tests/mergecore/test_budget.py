@@ -178,6 +178,25 @@ def test_estimates_are_for_surrogates() -> None:
             check_budget(part, make(method), WHOLE)
 
 
+def test_rounds_that_overlap_and_a_part_of_the_data_exclude_each_other() -> None:
+    search = make("bayesian_map", overlap=True)
+    check_budget(BudgetConfig(), search, WHOLE)
+    with pytest.raises(InputError, match=r"search\.overlap begins a round .* with budget\.share"):
+        check_budget(BudgetConfig(share=0.5), search, WHOLE)
+
+
+def test_what_is_pending_counts_as_spent() -> None:
+    budget = spending(pairs=12)
+    one, two = np.array([[0.1, 0.2]]), np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8]])
+    pending = one, np.ones((1, 3), dtype=bool)
+    wanted_KT = np.ones((4, 3), dtype=bool)
+    assert budget.fitting(two[1:], wanted_KT[1:], pending) == 3
+    assert budget.fitting(np.vstack([two[1:], two[1:] / 2]), np.ones((6, 3), dtype=bool), pending) == 3
+    assert not budget.over(pending)
+    assert budget.over((two, wanted_KT)) == "budget.pairs"
+    assert budget.tally.pairs == 0
+
+
 def test_rounds_for_some_tasks_and_a_part_of_the_data_exclude_each_other() -> None:
     search = make("bayesian_map", focus=0.8)
     check_budget(BudgetConfig(), search, WHOLE)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from mergecore.config_file import parse_config
 from mergecore.errors import EvaluationError
 from mergecore.study import Study, prepare
 from tasks import cluster, workers
-from tasks.workers import Job, WorkerPool
+from tasks.work import Job
+from tasks.workers import WorkerPool
 from tests.flows.conftest import CountedStudy, counted, ray_cluster
 
 __all__ = ["counted", "ray_cluster"]  # fixtures
@@ -148,18 +148,62 @@ def test_a_cluster_that_is_too_small_is_told(study: Study, monkeypatch: pytest.M
     assert "waiting 1" in told[0]
 
 
-def test_time_in_which_nobody_could_look_is_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that was stopped, or held up by a disk, finds answers that came meanwhile."""
-    now = [0.0]
-    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
-    round_ = workers._Round(deque(), {"actor": deque([("answer", None)])}, lambda *result: None)
-    assert round_.owners() == {"answer": "actor"}
-    for now[0] in (5.0, 12.0, 20.0):
-        round_.look()
-    assert round_.looked - round_.began["answer"] == 20
-    now[0] = 3620.0
-    round_.look()
-    assert round_.looked - round_.began["answer"] == 20
-    now[0] = 3625.0
-    round_.owners()
-    assert round_.looked - round_.began["answer"] == 25
+WARM = 0.00002
+
+
+def start_two(pool: WorkerPool, study: Study) -> None:
+    """Until both workers run."""
+    while pool.size < 2:
+        jobs = [Job((WARM, place * 1e-4), (0,)) for place in range(2)]
+        pool.run(study, jobs, lambda job, outcomes, worker: None)
+
+
+def test_free_workers_begin_what_comes_next(counted: CountedStudy, home: Path) -> None:
+    """And what dies ahead of its round is tried again; nothing is done twice when it is asked for."""
+    slow = CountedStudy(counted.folder, sleep=0.5, die_once=str(counted.folder / "died"))
+    study = prepare(parse_config(slow.config), home)
+    following = [Job((x, 0.2), (0, 1)) for x in (0.7, 0.3)]
+    early: list[int] = []
+    found: list[list[float]] = []
+
+    def record(job: Job, outcomes: object, worker: str) -> None:
+        found[-1].append(job.coefficients[0])
+
+    def ahead() -> list[Job]:
+        early.append(len(found[-1]))
+        return list(following)
+
+    def run(pool: WorkerPool, jobs: list[Job], further: Callable[[], list[Job]] | None = None) -> None:
+        found.append([])
+        pool.run(study, jobs, record, further)
+
+    with WorkerPool(study) as pool:
+        start_two(pool, study)
+        run(pool, [Job((0.2, 0.2), (0, 1))], ahead)
+        run(pool, [job for job in following if job.coefficients[0] not in found[0]])
+        run(pool, [Job((0.4, 0.2), (0, 1))])
+        assert pool.deaths == 1
+    assert early == [0]
+    assert 0.2 in found[0]
+    assert sorted(found[0] + found[1]) == [0.2, 0.3, 0.7]
+    assert found[2] == [0.4]
+    assert all(calls == 1 for line, calls in slow.calls.items() if WARM.hex() not in line)
+
+
+def test_what_was_begun_for_nobody_is_kept_at_the_end(counted: CountedStudy, home: Path) -> None:
+    study = prepare(parse_config(CountedStudy(counted.folder, uneven=1.5).config), home)
+    kept: list[tuple[float, ...]] = []
+
+    def keep(job: Job, outcomes: object, worker: str) -> None:
+        kept.append(job.coefficients)
+
+    def ignore(job: Job, outcomes: object, worker: str) -> None: ...
+
+    slow = [Job((0.3, 0.20009), (0, 1)), Job((0.4, 0.20009), (0, 1))]  # 2.7 s each
+    with WorkerPool(study) as pool:
+        start_two(pool, study)
+        pool.run(study, [Job((0.2, 0.20001), (0, 1))], ignore, lambda: slow)
+        assert pool.begun([*slow, Job((0.5, 0.2), (0, 1))]) == slow[:1]
+        pool.leave_to(keep)
+        time.sleep(4)
+    assert kept == [slow[0].coefficients]

@@ -51,13 +51,13 @@ def test_the_last_round_is_cut_to_the_budget() -> None:
 
 @pytest.mark.parametrize("options", [{"acquisition": "angular_bins"}, SMALL], ids=["bins", "hypervolume"])
 def test_pending_candidates_count_as_spent_and_are_not_asked_again(options: dict[str, Any]) -> None:
-    search = make("bayesian_map", samples=11, batch=2, **options)
+    search = make("bayesian_map", samples=11, batch=2, overlap=True, **options)
     first = search.ask()
-    assert search.ask(np.zeros((1, 2))).shape == (0, 2)  # type: ignore[call-arg]
+    assert search.ask_ahead(np.zeros((1, 2))).shape == (0, 2)
     search.tell(first, measure(first))
     one = search.ask()
-    two = search.ask(one)  # type: ignore[call-arg]
-    three = search.ask(np.concatenate([one, two]))  # type: ignore[call-arg]
+    two = search.ask_ahead(one)
+    three = search.ask_ahead(np.concatenate([one, two]))
     assert [len(one), len(two), len(three)] == [2, 2, 1]
     everything = np.concatenate([first, one, two, three])
     apart = np.linalg.norm(everything[:, None] - everything, axis=2) + np.eye(len(everything))
@@ -209,6 +209,13 @@ def test_a_few_candidates_known_from_elsewhere_do_not_replace_the_first_round() 
     [
         ({}, 8, "keep 3 of this machine's 8 workers busy; 'search.batch: 8' keeps all."),
         ({}, 64, "keep 3 of this machine's 64 workers busy; 'search.batch: 12' keeps 12."),
+        (
+            {"overlap": True},
+            8,
+            "Two rounds at a time of 3 coefficient vectors keep 6 of this machine's 8 workers busy; "
+            "'search.batch: 4' keeps all.",
+        ),
+        ({"overlap": True}, 6, ""),
         ({}, 3, ""),
         ({"batch": 8}, 8, ""),
         ({"samples": 6}, 8, ""),
@@ -219,3 +226,36 @@ def test_rounds_that_leave_workers_idle_are_told(options: dict[str, Any], worker
     notes = [note for note in make("bayesian_map", **options).notes(workers=workers) if "workers busy" in note]
     assert bool(notes) is bool(told)
     assert all(told in note for note in notes)
+
+
+def test_rounds_for_poor_tasks_alternate_where_they_overlap() -> None:
+    search = make("bayesian_map", samples=18, batch=2, overlap=True, focus=1.0, acquisition="angular_bins")
+    fits = search.fits  # type: ignore[attr-defined]
+
+    def one_is_poor() -> Any:
+        good, poor = fits()
+        return replace(good, cross_validated_r2=1.0), replace(poor, cross_validated_r2=0.2)
+
+    search.fits = one_is_poor  # type: ignore[attr-defined]
+    wanted, asked = [], search.ask()
+    while len(asked):
+        mine = search.wanted_KT
+        wanted.append(mine is None)
+        ahead = search.ask_ahead(asked)
+        metrics = measure(asked)
+        search.tell(asked, metrics if mine is None else np.where(mine, metrics, np.nan))
+        if not len(ahead):
+            ahead = search.ask()
+        asked = ahead
+    assert wanted == [True, False, True, False, True, False, True]
+
+
+def test_nothing_is_asked_ahead_of_a_first_round_that_is_partly_known() -> None:
+    search = make("bayesian_map", samples=12, overlap=True, acquisition="angular_bins")
+    first = search.ask()
+    search.tell(first[:1], measure(first[:1]))
+    rest = search.ask()
+    assert len(rest) == 5
+    assert search.ask_ahead(rest).shape == (0, 2)
+    search.tell(rest, measure(rest))
+    assert search.ask_ahead(search.ask()).shape == (3, 2)

@@ -177,8 +177,10 @@ def print_front(record: RunRecord) -> None:
     counts, timings = record.summary["evaluations"], record.summary["timings"]
     console.print(Text(record.summary["diagnosis"]["sentence"]))
     line = f"{counts['coefficient_vectors']} {measured}s evaluated in {timings['evaluate']:.0f} s"
-    line += f", {counts['known_pairs']} of {counts['pairs']} evaluations were known" if counts["known_pairs"] else ""
-    line += f", {counts['failed']} failed (reasons in evaluations.csv)" if counts["failed"] else ""
+    parts = [f"{counts['known_pairs']} were known"] if counts["known_pairs"] else []
+    parts += [f"{counts['failed']} failed (reasons in evaluations.csv)"] if counts["failed"] else []
+    if parts:
+        line += f"; of {counts['pairs']} ({measured}, task) evaluations {' and '.join(parts)}"
     console.print(Text(f"{line}."))
     console.print(Text(spent_sentence(record.summary["spent"], measured=measured)))
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from flows import FLOWS
+from flows.terminal import print_front
 from mergecore.config_file import parse_config
 from mergecore.errors import InputError
 from mergecore.run_folder import RUN_FILES, read_run
@@ -81,14 +82,18 @@ def test_data_is_decoded_by_the_first_run_alone(pico_config, home, tmp_path) -> 
         assert record.summary["evaluations"]["new_pairs"]
 
 
-def test_nan_for_some_candidates_does_not_end_the_run(counted: CountedStudy, tmp_path) -> None:
+def test_nan_for_some_candidates_does_not_end_the_run(counted: CountedStudy, tmp_path, capsys) -> None:
     for task in counted.config["tasks"]:
         task["args"]["nan_above"] = 0.8
     record = read_run(run(counted.config, tmp_path / "out"))
     failed = record.evaluations[record.evaluations["status"] != "ok"]
     assert 0 < len(failed) < len(record.evaluations)
     assert failed["status"].str.contains("accuracy is nan").all()
-    assert record.summary["evaluations"]["failed"] == 2 * len(failed)
+    counts = record.summary["evaluations"]
+    assert counts["failed"] == 2 * len(failed)
+    print_front(record)
+    told = f"of {counts['pairs']} (coefficient vector, task) evaluations {counts['failed']} failed (reasons in"
+    assert told in " ".join(capsys.readouterr().out.split())
     assert np.isfinite(record.front_metrics("predicted")).all()
     assert "left out" in record.surrogates["a"]["warnings"][0]
 

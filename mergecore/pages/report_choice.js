@@ -33,6 +33,15 @@ function utilities(points, tasks) {
   return complete.map((point) => point && point.map((value, t) => (tasks[t].maximise ? 1 : -1) * scale(value, t)));
 }
 
+/** The best single model's metric on each task; null where not all of them were measured: any of the others may be
+    better. Singles are those measured, each with its metrics [T]. */
+function bestSingles(singles, models, tasks) {
+  return tasks.map((task, t) => {
+    const values = singles.map((single) => single.metrics[t]).filter(isNumber);
+    return values.length < models.length ? null : extent(values)[task.maximise ? 1 : 0];
+  });
+}
+
 /** Index of the first point with the largest weighted sum of utilities, -1 when no point is complete. */
 function choose(utilities, weights) {
   let best = -1;

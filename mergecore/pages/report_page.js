@@ -201,13 +201,12 @@ function chosenPoint(weights) {
   const values = run.tasks.map((task, t) => `${shorten(task.name, 40)} ${format(run.front[run.basis][p][t])}`);
   byId("choice-live").textContent = `Point ${p + 1} of ${points}: ${values.join(", ")}`;
   const kinds = [["predicted", "Predicted"], ["real", "Verified"], ["test", "Held-out data"]].filter(([kind]) => run.measured[kind]);
-  const singles = run.references.filter((reference) => reference.kind === "model");
-  const header = [{ text: "Task" }, ...kinds.map(([, text]) => ({ text, number: true })), ...(singles.length ? [{ text: "Best single model", number: true }] : [])];
-  fillTable(byId("choice-metrics"), header, run.tasks.map((task, t) => {
-    const range = extent(singles.map((reference) => reference.metrics[t]));
-    const best = range && range[task.maximise ? 1 : 0];
-    return [{ text: task.name, title: `${task.metric}, ${better(task)}` }, ...kinds.map(([kind]) => numberCell(run.front[kind][p][t])), ...(singles.length ? [numberCell(best)] : [])];
-  }));
+  const best = bestSingles(run.references.filter((reference) => reference.kind === "model"), run.models, run.tasks);
+  const compared = best.some(isNumber);
+  const bestCell = (value) => ({ ...numberCell(value), ...(!isNumber(value) && { title: "not every single model was measured" }) });
+  const header = [{ text: "Task" }, ...kinds.map(([, text]) => ({ text, number: true })), ...(compared ? [{ text: "Best single model", number: true }] : [])];
+  fillTable(byId("choice-metrics"), header, run.tasks.map((task, t) =>
+    [{ text: task.name, title: `${task.metric}, ${better(task)}` }, ...kinds.map(([kind]) => numberCell(run.front[kind][p][t])), ...(compared ? [bestCell(best[t])] : [])]));
   coefficients(run.front.coefficients[p]);
   byId("choice-note").textContent = choiceNote(weights);
   const text = chosenCommand(weights);

@@ -393,3 +393,24 @@ def test_a_browser_draws_every_part(kind: str, tmp_path: Path) -> None:
         "routers": 4, "routers, losses": 3, "hostile routers": 7,
     }.get(kind, 0)  # a panel a preference  # fmt: skip
     assert body.count('class="chosen"') == {"nested": 4, "hostile tree": 5}.get(kind, 0)  # a panel a merge
+
+
+@node
+@pytest.mark.parametrize("maximise", [True, False])
+def test_no_single_model_is_best_before_all_were_measured(tmp_path: Path, maximise: bool) -> None:
+    program = (
+        files("mergecore.pages").joinpath("report_choice.js").read_text("utf-8")
+        + """
+        const { data } = JSON.parse(require("fs").readFileSync(0, "utf-8"));
+        const singles = data.references.filter((reference) => reference.kind === "model");
+        console.log(JSON.stringify(bestSingles(singles, data.models, data.tasks)));
+    """
+    )
+    record = make_record(tasks="ABC", models="lmn", maximise=maximise)
+    rows = record.evaluations
+    metrics_NT = rows[list("ABC")].to_numpy()[1:4]
+    rows.loc[2, "B"] = np.nan  # model m on task B
+    best_T = (metrics_NT.max if maximise else metrics_NT.min)(axis=0).tolist()
+    assert run_node(program, tmp_path, {"data": page_data(record)}) == [best_T[0], None, best_T[2]]
+    record.evaluations = rows.drop(index=3)
+    assert run_node(program, tmp_path, {"data": page_data(record)}) == [None] * 3

@@ -64,7 +64,7 @@ def competing(name: str) -> dict[str, object]:
         arena = Arena(study, measurer)
         volume = arena.volume()
         for seed in range(SEEDS[models]):
-            trace = kept_trace(arena, OURS[0], methods(models)[OURS[0]], budget, seed)
+            trace = kept_trace(arena, OURS[0], methods(name)[OURS[0]], budget, seed)
             stops.append(stopped_at(arena, trace, seed))
             grown = [volume(trace[1][:k]) for k in range(1, budget + 1)]
             volumes.append(np.array(grown) / grown[-1])

@@ -6,6 +6,7 @@ const run = JSON.parse(byId("run-data").textContent);
 run.texts = run.front.coefficients.map((_, index) => pointText(run, index));
 run.utilities = utilities(run.front[run.basis], run.tasks);
 run.verifiedUtilities = utilities(run.front.real, run.tasks);
+run.bestSingles = bestSingles(run.references.filter((reference) => reference.kind === "model"), run.models, run.tasks);
 
 function selector(label, names, value, onChange) {
   const select = el("select", {}, ...names.map((name, index) => el("option", { value: index, text: shorten(name, 60) })));
@@ -201,12 +202,11 @@ function chosenPoint(weights) {
   const values = run.tasks.map((task, t) => `${shorten(task.name, 40)} ${format(run.front[run.basis][p][t])}`);
   byId("choice-live").textContent = `Point ${p + 1} of ${points}: ${values.join(", ")}`;
   const kinds = [["predicted", "Predicted"], ["real", "Verified"], ["test", "Held-out data"]].filter(([kind]) => run.measured[kind]);
-  const best = bestSingles(run.references.filter((reference) => reference.kind === "model"), run.models, run.tasks);
-  const compared = best.some(isNumber);
+  const compared = run.bestSingles.some(isNumber);
   const bestCell = (value) => ({ ...numberCell(value), ...(!isNumber(value) && { title: "not every single model was measured" }) });
   const header = [{ text: "Task" }, ...kinds.map(([, text]) => ({ text, number: true })), ...(compared ? [{ text: "Best single model", number: true }] : [])];
   fillTable(byId("choice-metrics"), header, run.tasks.map((task, t) =>
-    [{ text: task.name, title: `${task.metric}, ${better(task)}` }, ...kinds.map(([kind]) => numberCell(run.front[kind][p][t])), ...(compared ? [bestCell(best[t])] : [])]));
+    [{ text: task.name, title: `${task.metric}, ${better(task)}` }, ...kinds.map(([kind]) => numberCell(run.front[kind][p][t])), ...(compared ? [bestCell(run.bestSingles[t])] : [])]));
   coefficients(run.front.coefficients[p]);
   byId("choice-note").textContent = choiceNote(weights);
   const text = chosenCommand(weights);
